@@ -1,0 +1,151 @@
+"""Stack: the thing that runs the services. One protocol, two implementations (compose.py, process.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+from pydantic import SecretStr
+
+from recoup.process import Completed
+
+if TYPE_CHECKING:
+    from recoup.plan import Plan
+
+
+class Health(StrEnum):
+    """What the stack itself says of a service's health; ``NONE`` when it has no health check."""
+
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+    STARTING = "starting"
+    NONE = "none"
+
+
+@dataclass(frozen=True)
+class ServiceState:
+    """One service as the stack sees it; ``started`` is aware UTC, None when it never ran."""
+
+    service: str
+    running: bool
+    health: Health
+    status: str
+    exit_code: int | None = None
+    started: datetime | None = None
+
+
+class Stack(Protocol):
+    """What every stack can do. A service name is the name in the Compose file or the process specification.
+
+    Every call raises PreconditionError for an unknown service and RecoveryError when the stack refuses or
+    the time-out passes; each is safe to repeat.
+    """
+
+    name: str
+
+    @property
+    def fingerprint(self) -> str:
+        """A text that names this very stack (kind, host, project), kept in each record."""
+        ...
+
+    @property
+    def sandbox(self) -> str | None:
+        """The sandbox's id, read from the running stack itself, or None: then it is not a sandbox and no fault may touch it."""
+        ...
+
+    def services(self) -> tuple[ServiceState, ...]: ...
+
+    def state(self, service: str) -> ServiceState: ...
+
+    def start(self, service: str, *, timeout: timedelta = ...) -> None:
+        """Start a service that exists; does not wait for its health."""
+        ...
+
+    def stop(self, service: str, *, timeout: timedelta = ...) -> None:
+        """Stop a service in an orderly way, then by force at the time-out; a stopped one stays stopped."""
+        ...
+
+    def kill(self, service: str) -> None:
+        """SIGKILL the service; it stays down until started."""
+        ...
+
+    def restart(self, service: str, *, timeout: timedelta = ...) -> None: ...
+
+    def recreate(self, service: str, *, timeout: timedelta = ...) -> None:
+        """Make the service anew from its definition (Compose: up -d --force-recreate --no-deps), data kept."""
+        ...
+
+    def logs(self, service: str, *, tail: int = 100, since: datetime | None = None) -> str: ...
+
+    def execute(
+        self,
+        service: str,
+        argv: tuple[str, ...],
+        *,
+        timeout: timedelta,
+        env: Mapping[str, str] = ...,
+        secrets: Mapping[str, SecretStr] = ...,
+        stdin: BinaryIO | bytes | None = None,
+        stdout: BinaryIO | None = None,
+        check: bool = True,
+    ) -> Completed:
+        """Run a program inside the running service, standard input and output streamed."""
+        ...
+
+    def beside(
+        self,
+        service: str,
+        argv: tuple[str, ...],
+        *,
+        timeout: timedelta,
+        mounts: Iterable[Path] = ...,
+        env: Mapping[str, str] = ...,
+        secrets: Mapping[str, SecretStr] = ...,
+        stdin: BinaryIO | bytes | None = None,
+        stdout: BinaryIO | None = None,
+        check: bool = True,
+    ) -> Completed:
+        """Run a program in a one-shot sidecar of the service's own image, in its network and with its volumes.
+
+        Each of ``mounts`` is a directory of this machine, seen by the program at the same absolute path, so the
+        argv is the same on every stack. Works while the service is running; the service's own port is reached at
+        the address ``inside`` gives.
+        """
+        ...
+
+    def inside(self, service: str, port: int) -> tuple[str, int]:
+        """Where ``port`` of the service is reached from ``beside`` and ``execute``."""
+        ...
+
+    def endpoint(self, service: str, port: int) -> tuple[str, int]:
+        """Where ``port`` (as the service itself knows it) is reached from this machine, now."""
+        ...
+
+    def copy_in(self, service: str, source: Path, destination: str) -> None:
+        """Copy a file of this machine into the service, ``destination`` being the file's full path there."""
+        ...
+
+    def copy_out(self, service: str, source: str, destination: Path) -> None: ...
+
+    def put_aside(self, service: str, *, label: str) -> str:
+        """Move the data of a *stopped* service aside, whole and unchanged, leaving an empty place for new data.
+
+        Gives where the old data is now, in words a person can follow. Repeating it with the same label after
+        it was done moves nothing more.
+        """
+        ...
+
+
+def open_stack(plan: Plan) -> Stack:
+    """Give the stack that the plan names; raises PreconditionError when it cannot be reached."""
+    from recoup.stacks.compose import ComposeStack
+    from recoup.stacks.process import ProcessStack
+
+    stack = plan.platform.stack
+    if stack.kind == "compose":
+        return ComposeStack.open(stack)
+    return ProcessStack.open(stack.directory)
