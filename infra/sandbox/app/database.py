@@ -1,0 +1,60 @@
+"""The services' way to PostgreSQL: a pool that comes back by itself, and 503 while it cannot."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from app.service import Unavailable
+from app.settings import PATIENCE, Settings
+
+
+class Database:
+    """A pool of connections to one database; ``name`` is what the server sees as application_name."""
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        self._pool: AsyncConnectionPool[psycopg.AsyncConnection] = AsyncConnectionPool(
+            kwargs={
+                "host": settings.db_host,
+                "port": settings.db_port,
+                "dbname": settings.db_name,
+                "user": settings.db_user,
+                "password": settings.db_password,
+                "application_name": f"neo-{name}",
+                "client_encoding": "utf8",
+                "connect_timeout": int(PATIENCE),
+                "options": f"-c statement_timeout={int(PATIENCE * 1000)}",
+                # A restored database swapped in by name has other object ids; a prepared plan would keep the old ones.
+                "prepare_threshold": None,
+            },
+            min_size=0,
+            max_size=8,
+            open=False,
+            check=AsyncConnectionPool.check_connection,
+            timeout=PATIENCE,
+            # The pool's own back-off doubles up to minutes; giving up at once lets the next request try anew.
+            reconnect_timeout=0.5,
+            # Connections are young so that a server with none left is felt by users within seconds.
+            max_lifetime=5.0,
+            name=name,
+        )
+
+    async def open(self) -> None:
+        await self._pool.open(wait=False)
+
+    async def close(self) -> None:
+        await self._pool.close(timeout=1.0)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[psycopg.AsyncConnection]:
+        """Give a connection whose work is committed on a normal exit; raises Unavailable when the database fails."""
+        try:
+            async with asyncio.timeout(PATIENCE * 1.5), self._pool.connection() as connection:
+                yield connection
+        except (psycopg.Error, PoolTimeout, TimeoutError, OSError) as error:
+            first = next(iter(str(error).strip().splitlines()), "")
+            raise Unavailable(f"{type(error).__name__}: {first}") from error
