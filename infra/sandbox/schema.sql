@@ -1,7 +1,6 @@
 -- The sandbox platform's database: what the services use, and one of each thing a restore must bring back
 -- (sequence, view, function with trigger, foreign keys, check constraint, unique index, jsonb, a role with grants).
--- Run once, as the owner, on an empty database.
-BEGIN;
+-- Run once, as the owner, on an empty database, in a single transaction (psql --single-transaction).
 
 DO $$
 BEGIN
@@ -71,5 +70,4 @@ INSERT INTO records (id, body)
     SELECT 'seed-' || n, jsonb_build_object('n', n, 'text', repeat(md5(n::text), 4))
     FROM generate_series(1, 6000) n;
 
-COMMIT;
 ANALYZE;
