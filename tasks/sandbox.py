@@ -1,0 +1,175 @@
+"""Sandboxes: whole small platforms to drill on, made in seconds and gone without a trace."""
+
+from __future__ import annotations
+
+import os
+import secrets as tokens
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from recoup.errors import RecoveryError
+from recoup.places import state_home
+from recoup.plan import ProcessSite
+from recoup.stacks import proctable
+from tasks import sandbox_process
+from tasks.sandbox_plan import write_plan
+
+Kind = Literal["process", "compose"]
+_ATTEMPTS = 3
+_MAKING = ".making-"
+_OWNER_FILE = "sandbox.json"
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """One running sandbox; ``plan`` is its own plan, with its own ports and secret references."""
+
+    id: str
+    kind: Kind
+    directory: Path
+    plan: Path
+
+
+class _Owner(BaseModel):
+    """Whose sandbox it is; it may be cleaned away when that very process is no more."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    id: str
+    kind: Kind
+    pid: int
+    start: int
+    boot: str
+
+    @property
+    def identity(self) -> proctable.Identity:
+        return proctable.Identity(self.pid, self.start, self.boot)
+
+
+def create(kind: Kind, *, progress: Callable[[str], None] = lambda _: None) -> Sandbox:
+    """Give a new sandbox, up and answering at its gateway; sandboxes of dead owners are cleaned away first.
+
+    Takes seconds; gives up after 60 with RecoveryError naming the service and its last log lines. Whatever goes
+    wrong, an interruption too, nothing is left behind.
+    """
+    for gone in sweep():
+        progress(f"cleaned away the abandoned sandbox {gone}")
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            return _create(kind, progress)
+        except sandbox_process.PortLost:
+            if attempt == _ATTEMPTS:
+                raise
+            progress("a port was taken by another program; trying others")
+    raise AssertionError("unreachable")
+
+
+def destroy(sandbox: Sandbox) -> None:
+    """Leave nothing of the sandbox: processes, containers, files, shared memory. Safe to repeat."""
+    _destroy(sandbox.directory, sandbox.id, sandbox.kind)
+
+
+def sweep() -> tuple[str, ...]:
+    """Clean away the sandboxes whose owner is dead, half-made ones too; gives their ids."""
+    gone = []
+    root = _root()
+    for directory in sorted(root.iterdir()) if root.is_dir() else ():
+        owner = _owner(directory)
+        if owner is None:
+            # Only a teardown that was cut short at its very end leaves a directory without an owner.
+            if not directory.name.startswith(_MAKING) or not _being_made(directory):
+                shutil.rmtree(directory, ignore_errors=True)
+        elif not proctable.alive(owner.identity):
+            _destroy(directory, owner.id, owner.kind)
+            gone.append(owner.id)
+    return tuple(gone)
+
+
+def _create(kind: Kind, progress: Callable[[str], None]) -> Sandbox:
+    state = state_home()
+    _enterable(state / "sandboxes")
+    identity = tokens.token_hex(4)
+    directory = _claim(identity, kind)
+    try:
+        _write_secrets(directory / "secrets")
+        if kind == "process":
+            url = sandbox_process.bring_up(directory, identity, state, progress)
+            plan = write_plan(directory, identity, ProcessSite(directory=directory), url)
+        else:
+            from tasks import sandbox_compose
+
+            site, url = sandbox_compose.bring_up(directory, identity, progress)
+            plan = write_plan(directory, identity, site, url)
+    except BaseException:
+        _destroy(directory, identity, kind)
+        raise
+    return Sandbox(identity, kind, directory, plan)
+
+
+def _destroy(directory: Path, identity: str, kind: Kind) -> None:
+    if kind == "process":
+        sandbox_process.tear_down(directory, identity)
+    else:
+        from tasks import sandbox_compose
+
+        sandbox_compose.tear_down(identity, directory)
+    # The owner's file goes last: a teardown cut short is found and finished by the next sweep.
+    for entry in directory.iterdir() if directory.is_dir() else ():
+        if entry.name != _OWNER_FILE:
+            shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
+    shutil.rmtree(directory, ignore_errors=True)
+    if directory.exists():
+        raise RecoveryError(
+            f"the directory of sandbox {identity} cannot be removed whole",
+            state=f"its processes are gone, files are left in {directory}",
+            next_step=f"see whose files those are, then remove {directory}",
+        )
+
+
+def _claim(identity: str, kind: Kind) -> Path:
+    """Make the sandbox's directory so that there is no moment at which it has no owner."""
+    me = proctable.myself()
+    making = _root() / f"{_MAKING}{identity}-{me.pid}-{me.start}"
+    directory = _root() / identity
+    making.mkdir()
+    making.chmod(0o755)
+    owner = _Owner(id=identity, kind=kind, pid=me.pid, start=me.start, boot=me.boot)
+    (making / _OWNER_FILE).write_text(owner.model_dump_json(), encoding="utf-8")
+    making.rename(directory)
+    return directory
+
+
+def _owner(directory: Path) -> _Owner | None:
+    try:
+        return _Owner.model_validate_json((directory / _OWNER_FILE).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def _being_made(directory: Path) -> bool:
+    _, pid, start = directory.name.removeprefix(_MAKING).split("-")
+    return proctable.alive(proctable.Identity(int(pid), int(start), proctable.boot()))
+
+
+def _write_secrets(place: Path) -> None:
+    place.mkdir(mode=0o700)
+    values = {name: tokens.token_hex(16) for name in ("db_password", "redis_password", "jwt_secret", "smoke_password")}
+    for name, value in {**values, "smoke_user": "smoke"}.items():
+        with open(os.open(place / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write(value)
+
+
+def _enterable(directory: Path) -> None:
+    """Make the directory and what lacks above it, enterable by the user the database runs as."""
+    for place in reversed((directory, *directory.parents)):
+        if not place.exists():
+            place.mkdir(exist_ok=True)
+            place.chmod(0o755)
+
+
+def _root() -> Path:
+    return state_home() / "sandboxes"

@@ -1,0 +1,244 @@
+"""The embedded sandbox: the platform's services as child processes, each sandbox with its own ports and passwords."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import random
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from recoup.errors import PreconditionError, RecoveryError
+from recoup.stacks import Health, ServiceState, proctable
+from recoup.stacks.process import ProcessStack
+from recoup.stacks.process_probe import answers
+from recoup.stacks.process_spec import Probe, ServiceSpec, StackSpec
+from tasks.embedded import open_to_all, postgres_programs, redis_server, unprivileged
+
+DEADLINE = timedelta(seconds=60)
+DATABASE = "neo_service_layer"
+DATABASE_USER = "neo"
+HTTP_PORT = 8080
+_RESOURCES = Path(__file__).resolve().parent.parent / "infra" / "sandbox"
+# sun_path holds 108 bytes with its final zero; the longest name in the directory is ".s.PGSQL.65535.lock".
+_SOCKET_PATH_MAX = 107 - len("/.s.PGSQL.65535.lock")
+_APPLICATIONS = {
+    "records-service": ("records", ("postgres",)),
+    "accounts-service": ("accounts", ("postgres",)),
+    "neo-n3-rpc": ("rpc-n3", ()),
+    "neo-x-rpc": ("rpc-x", ()),
+    "api-gateway": ("gateway", ("redis", "records-service", "accounts-service")),
+}
+
+
+class PortLost(RecoveryError):
+    """Another program took a port between its choice and its use."""
+
+
+@dataclass(frozen=True)
+class _Ports:
+    postgres: int
+    redis: int
+    applications: dict[str, int]
+
+
+def bring_up(directory: Path, identity: str, state: Path, progress: Callable[[str], None]) -> str:
+    """Start every service of a new sandbox in ``directory`` and give the gateway's URL once its health is good.
+
+    Raises RecoveryError, with the last log lines of the service that failed, and PortLost when it is worth a new try.
+    """
+    if unprivileged() and not open_to_all(directory):
+        raise PreconditionError(
+            f"PostgreSQL runs as the user {unprivileged()}, who cannot enter the sandbox's directory {directory}",
+            next_step="set RECOUP_STATE to a directory that every user can enter",
+        )
+    spec = _specification(directory, identity, state)
+    (directory / "stack.json").write_text(spec.model_dump_json(indent=2), encoding="utf-8")
+    stack = ProcessStack.open(directory)
+    progress(f"starting {', '.join(stack.names)}")
+    # All at once: the applications answer 503 until what they need is there.
+    with ThreadPoolExecutor(max_workers=len(stack.names)) as pool:
+        list(pool.map(stack.start, stack.names))
+    _, port = stack.endpoint("api-gateway", HTTP_PORT)
+    progress("waiting until the gateway answers")
+    _wait(stack, port)
+    return f"http://127.0.0.1:{port}"
+
+
+def tear_down(directory: Path, identity: str) -> None:
+    """End every process of the sandbox and release what it holds outside of its directory. Safe to repeat."""
+    if (directory / "stack.json").exists():
+        stack = ProcessStack.open(directory)
+        with ThreadPoolExecutor(max_workers=len(stack.names)) as pool:
+            list(pool.map(stack.kill, stack.names))
+    left = proctable.dwelling(directory)
+    while left:
+        if stubborn := proctable.end(left):
+            raise RecoveryError(
+                f"process {', '.join(str(p.pid) for p in stubborn)} of sandbox {identity} ignores SIGKILL",
+                state=f"the sandbox's files are still in {directory}",
+                next_step="see what the process waits for; the next sandbox that starts cleans up again",
+            )
+        left = proctable.dwelling(directory)
+    _short_socket_place(identity, remove=True)
+
+
+def _specification(directory: Path, identity: str, state: Path) -> StackSpec:
+    secrets = directory / "secrets"
+    homes = directory / "services"
+    programs = postgres_programs(state)
+    server = redis_server()
+    user = unprivileged()
+    ports = _free_ports()
+    sockets = homes / "postgres" / "socket"
+    if len(os.fsencode(sockets)) > _SOCKET_PATH_MAX:
+        sockets = _short_socket_place(identity)
+    for name in ("postgres", "redis", *_APPLICATIONS):
+        (homes / name).mkdir(parents=True)
+    if user:
+        entry = pwd.getpwnam(user)
+        os.chown(homes / "postgres", entry.pw_uid, entry.pw_gid)
+    data = {name: homes / name / "data" for name in ("postgres", "redis")}
+    postgres = ServiceSpec(
+        name="postgres",
+        argv=(sys.executable, "-I", "-S", str(_RESOURCES / "process" / "start_postgres.py")),
+        home=homes / "postgres",
+        env={
+            "PGDATA": str(data["postgres"]),
+            "PGHOST": str(sockets),
+            "PGPORT": str(ports.postgres),
+            "POSTGRES_USER": DATABASE_USER,
+            "POSTGRES_DB": DATABASE,
+            "SCHEMA": str(_RESOURCES / "schema.sql"),
+            **({"RUN_AS": user} if user else {}),
+        },
+        secrets={"POSTGRES_PASSWORD": f"file:{secrets / 'db_password'}"},
+        bin=(programs,),
+        user=user,
+        drops=user is not None,
+        stop_signal="SIGINT",
+        port=5432,
+        listens=ports.postgres,
+        data=data["postgres"],
+        health=Probe(kind="program", argv=("pg_isready", "--quiet", "--host=127.0.0.1", f"--port={ports.postgres}")),
+    )
+    redis = ServiceSpec(
+        name="redis",
+        argv=(sys.executable, "-I", "-S", str(_RESOURCES / "process" / "start_redis.py")),
+        home=homes / "redis",
+        env={"REDIS_SERVER": str(server), "REDIS_DATA": str(data["redis"]), "PORT": str(ports.redis)},
+        secrets={"REDIS_PASSWORD": f"file:{secrets / 'redis_password'}"},
+        bin=(server.parent,),
+        port=6379,
+        listens=ports.redis,
+        data=data["redis"],
+        health=Probe(kind="tcp"),
+    )
+    return StackSpec(
+        name=f"recoup-{identity}",
+        sandbox=identity,
+        services=(postgres, redis, *(_application(name, homes / name, secrets, ports) for name in _APPLICATIONS)),
+    )
+
+
+def _application(name: str, home: Path, secrets: Path, ports: _Ports) -> ServiceSpec:
+    role, needs = _APPLICATIONS[name]
+    url = {service: f"http://127.0.0.1:{port}" for service, port in ports.applications.items()}
+    return ServiceSpec(
+        name=name,
+        argv=(sys.executable, "-m", "app", role),
+        home=home,
+        env={
+            "PYTHONPATH": str(_RESOURCES),
+            "PYTHONUNBUFFERED": "1",
+            "HOST": "127.0.0.1",
+            "PORT": str(ports.applications[name]),
+            "DB_HOST": "127.0.0.1",
+            "DB_PORT": str(ports.postgres),
+            "DB_NAME": DATABASE,
+            "DB_USER": DATABASE_USER,
+            "REDIS_HOST": "127.0.0.1",
+            "REDIS_PORT": str(ports.redis),
+            "RECORDS_URL": url["records-service"],
+            "ACCOUNTS_URL": url["accounts-service"],
+            "NEO_N3_RPC_URL": url["neo-n3-rpc"],
+            "NEO_X_RPC_URL": url["neo-x-rpc"],
+        },
+        secrets={
+            variable.upper(): f"file:{secrets / variable}"
+            for variable in ("db_password", "redis_password", "jwt_secret", "smoke_user", "smoke_password")
+        },
+        port=HTTP_PORT,
+        listens=ports.applications[name],
+        depends_on=needs,
+        health=Probe(kind="http", path="/health", timeout=5.0),
+    )
+
+
+def _wait(stack: ProcessStack, gateway: int) -> None:
+    probe = Probe(kind="http", path="/health", timeout=5.0)
+    until = time.monotonic() + DEADLINE.total_seconds()
+    while not answers(probe, gateway):
+        for name in stack.names:
+            if not stack.runs(name):
+                raise _failure(stack, stack.state(name))
+        if time.monotonic() > until:
+            # In the order of the description, so that the cause comes before those who wait for it.
+            states = stack.services()
+            raise _failure(stack, next((state for state in states if state.health is not Health.HEALTHY), states[-1]))
+        time.sleep(0.05)
+
+
+def _failure(stack: ProcessStack, state: ServiceState) -> RecoveryError:
+    logs = stack.logs(state.service, tail=20)
+    kind = PortLost if "address already in use" in logs.lower() else RecoveryError
+    return kind(
+        f"{state.service} of the sandbox did not come up: {state.status}, health {state.health}\n{logs}",
+        state="the sandbox is taken down again",
+        next_step=f"see the last log lines of {state.service} above",
+    )
+
+
+def _free_ports() -> _Ports:
+    numbers = iter(_free(2 + len(_APPLICATIONS)))
+    return _Ports(next(numbers), next(numbers), {name: next(numbers) for name in _APPLICATIONS})
+
+
+def _free(count: int) -> list[int]:
+    """Give ports that are free and outside the range from which the machine takes ports for outgoing connections.
+
+    One out of that range could be taken by any client while its service is down, and the service could not come back.
+    """
+    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()[0])
+    choice = range(10240, low) if low > 12000 else range(10240, 65536)
+    found: list[int] = []
+    for number in random.sample(choice, len(choice)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", number))
+            except OSError:
+                continue
+        found.append(number)
+        if len(found) == count:
+            return found
+    raise PreconditionError("this machine has no free ports left for a sandbox")
+
+
+def _short_socket_place(identity: str, *, remove: bool = False) -> Path:
+    """Give a directory for the socket where its path is short enough; the sandbox's id is hard to guess."""
+    place = Path(tempfile.gettempdir()) / f"recoup-{identity}"
+    if not remove:
+        place.mkdir(mode=0o700)
+    elif place.exists():
+        for file in place.iterdir():
+            file.unlink(missing_ok=True)
+        place.rmdir()
+    return place
