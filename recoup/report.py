@@ -1,0 +1,213 @@
+"""Reports drawn from recovery records alone: the report of one run, and the history of many, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from enum import StrEnum
+
+from recoup.clock import human, phases
+from recoup.records import Outcome, RecoveryRecord, StoreLoss, Subject, Verdict
+
+
+class Standing(StrEnum):
+    """Of an objective in one run; what was not seen is unknown, never met."""
+
+    MET = "met"
+    MISSED = "missed"
+    UNKNOWN = "unknown"
+
+
+def rto_standing(record: RecoveryRecord) -> Standing:
+    """Judge the RTO of a run: met only by a run that recovered, missed by one that did not."""
+    if record.verdict is Verdict.NOT_RECOVERED or record.rto_met is False:
+        return Standing.MISSED
+    return Standing.MET if record.rto_met and record.verdict is Verdict.RECOVERED else Standing.UNKNOWN
+
+
+def rpo_standing(record: RecoveryRecord, store: StoreLoss) -> Standing:
+    """Judge the RPO of one store: met only where the data was looked at and every data check passed."""
+    data = [check.outcome for check in record.checks if check.subject is Subject.DATA]
+    if store.met is False or Outcome.FAILED in data:
+        return Standing.MISSED
+    return Standing.MET if store.met and data and set(data) == {Outcome.PASSED} else Standing.UNKNOWN
+
+
+def run_report(record: RecoveryRecord) -> str:
+    """Give the report of one run as Markdown: the verdict first, then the figures, then how it came about."""
+    kind = f"drill, fault {record.fault}" if record.drill and record.fault else "drill" if record.drill else "real"
+    parts = [
+        f"# {record.verdict.upper()}: {_text(record.component)}, {_text(record.scenario)}",
+        _why(record),
+        _table(
+            ("run", "kind", "procedure", "stack", "operator", "plan", "recoup"),
+            [
+                (
+                    record.run_id,
+                    kind,
+                    record.procedure,
+                    record.stack,
+                    record.operator or "unknown",
+                    f"{record.plan} {record.plan_version}",
+                    record.recoup_version,
+                )
+            ],
+        ),
+        *([f"Reason given: {_text(record.reason)}"] if record.reason else []),
+        "## Objectives",
+        _objectives(record),
+        "## Clock",
+        f"Began: {_moment(record.clock.began)} (named by: {_text(record.clock.began_source)})",
+        _table(
+            ("phase", "from", "to", "took"),
+            [(p.name, _moment(p.start), _moment(p.end), human(p.took)) for p in phases(record.clock)],
+        ),
+        "## Steps",
+        _steps(record),
+        "## Checks",
+        _checks(record),
+        "## Backup set",
+        _backup(record),
+        "## State left",
+        _text(record.state_left) or "nothing was noted",
+        "## Next step",
+        _text(record.next_step) or "none",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def history(records: Iterable[RecoveryRecord]) -> str:
+    """Give many runs as one Markdown table, newest first, and the share of them that met their RTO and RPO."""
+    runs = sorted(records, key=lambda record: record.clock.started, reverse=True)
+    if not runs:
+        return "# Runs\n\nNo run has been recorded.\n"
+    rows = [
+        (
+            _moment(run.clock.started),
+            run.run_id,
+            f"{run.procedure} {run.component}",
+            (f"drill: {run.fault}" if run.fault else "drill") if run.drill else "real",
+            run.verdict,
+            f"{human(run.clock.rto)} of {human(run.rto_objective)}: {rto_standing(run)}",
+            _rpo_cell(run),
+            _lost(run.stores),
+        )
+        for run in runs
+    ]
+    columns = ("started", "run", "what", "kind", "verdict", "RTO", "RPO", "acknowledged writes lost")
+    real, drills = [r for r in runs if not r.drill], [r for r in runs if r.drill]
+    groups = [(name, group) for name, group in (("real runs", real), ("drills", drills)) if group]
+    shares = [line for name, group in groups for line in _compliance(name, group)]
+    return "\n\n".join(["# Runs", _table(columns, rows), "## Compliance", "\n".join(shares)]) + "\n"
+
+
+def _compliance(name: str, runs: Sequence[RecoveryRecord]) -> Iterable[str]:
+    recovered = sum(run.verdict is Verdict.RECOVERED for run in runs)
+    yield f"- {name}: recovered in {_share(recovered, len(runs))}"
+    yield f"- {name}: RTO {_standings([rto_standing(run) for run in runs])}"
+    for store in sorted({store.store for run in runs for store in run.stores}):
+        seen = [rpo_standing(run, loss) for run in runs for loss in run.stores if loss.store == store]
+        yield f"- {name}: RPO of {_text(store)} {_standings(seen)}"
+
+
+def _standings(seen: Sequence[Standing]) -> str:
+    share = _share(seen.count(Standing.MET), len(seen))
+    return f"met in {share}, missed in {seen.count(Standing.MISSED)}, unknown in {seen.count(Standing.UNKNOWN)}"
+
+
+def _share(part: int, whole: int) -> str:
+    # Rounded down: 99.6 % is not yet all of them.
+    return f"{part} of {whole} ({part * 100 // whole} %)"
+
+
+def _why(record: RecoveryRecord) -> str:
+    why = _text(record.why) or "no reason was recorded"
+    return why if record.verdict is Verdict.RECOVERED else f"> ## {why}"
+
+
+def _objectives(record: RecoveryRecord) -> str:
+    rto = ("RTO", human(record.clock.rto), human(record.rto_objective), rto_standing(record), "", "")
+    stores = [
+        (
+            f"RPO of {store.store}",
+            human(store.achieved),
+            human(store.objective),
+            rpo_standing(record, store),
+            _lost([store]),
+            f"data complete to {_moment(store.recovery_point)}" + (f" ({store.basis})" if store.basis else ""),
+        )
+        for store in record.stores
+    ]
+    columns = ("objective", "achieved", "at most", "standing", "acknowledged writes lost", "read from")
+    return _table(columns, [rto, *stores])
+
+
+def _steps(record: RecoveryRecord) -> str:
+    if not record.steps:
+        return "No step was begun."
+    rows = [
+        (
+            str(number),
+            step.title,
+            step.outcome + (" (in an earlier, interrupted run)" if step.resumed else ""),
+            human(step.took),
+            str(step.attempts),
+            step.detail,
+        )
+        for number, step in enumerate(record.steps, 1)
+    ]
+    return _table(("#", "step", "outcome", "took", "attempts", "detail"), rows)
+
+
+def _checks(record: RecoveryRecord) -> str:
+    if not record.checks:
+        return "No check was made: nothing is proven."
+    rows = [(c.outcome, c.name, c.subject, c.expected, c.seen) for c in record.checks]
+    return _table(("outcome", "check", "subject", "expected", "seen"), rows)
+
+
+def _backup(record: RecoveryRecord) -> str:
+    if record.backup is None:
+        return "No backup set was needed."
+    used = record.backup
+    lines = [
+        f"Used: {_text(used.set_id)}, data complete to {_moment(used.recovery_point)}"
+        if used.set_id
+        else "**No usable backup set was found.**"
+    ]
+    if used.skipped:
+        lines.append(_table(("skipped set", "why"), [(s.set_id, s.reason) for s in used.skipped]))
+    return "\n\n".join(lines)
+
+
+def _rpo_cell(run: RecoveryRecord) -> str:
+    return "; ".join(
+        f"{loss.store} {human(loss.achieved)} of {human(loss.objective)}: {rpo_standing(run, loss)}"
+        for loss in run.stores
+    )
+
+
+def _lost(stores: Sequence[StoreLoss]) -> str:
+    counted = [s for s in stores if s.acknowledged_writes_lost is not None]
+    if not counted:
+        return "not counted"
+    lost = sum(s.acknowledged_writes_lost or 0 for s in counted)
+    totals = [s.acknowledged_writes for s in counted]
+    known = [total for total in totals if total is not None]
+    return f"{lost} of {sum(known)}" if len(known) == len(totals) else str(lost)
+
+
+def _moment(moment: datetime | None) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + " UTC" if moment else "unknown"
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *([_text(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _text(value: str) -> str:
+    """Give text that stays in its cell: no new lines, no column bars, no HTML, no terminal codes."""
+    for raw, safe in (("&", "&amp;"), ("<", "&lt;"), ("\\", "\\\\"), ("|", "\\|")):
+        value = value.replace(raw, safe)
+    return "".join(c if c.isprintable() else "�" for c in "<br>".join(value.splitlines()))
