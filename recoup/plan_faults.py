@@ -1,0 +1,188 @@
+"""What is wrong with a plan's data: faults of shape in words, secrets in clear, and the lines that are shown."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import re
+from collections.abc import Iterable, Iterator
+from typing import TypeVar, get_args
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from recoup.plan_parts import UNIT_MISSING
+from recoup.plan_text import Place, PlanText, Problem, show_place
+from recoup.secrets import SecretRef
+
+M = TypeVar("M", bound=BaseModel)
+
+_REFERENCE: TypeAdapter[str] = TypeAdapter(SecretRef)
+_STAND_IN = "env:STAND_IN"
+_NAMES_SECRET = re.compile(r"passw(or)?d|passphrase|secret|token|credential|private_?key|api_?key", re.IGNORECASE)
+# Keys that only speak of secrets.
+_INNOCENT = {"token_field"}
+_IN_TEXT = (
+    (re.compile(r"[a-zA-Z][\w+.-]*://[^\s/:@]*:(?![$<{*])[^\s/@]+@"), "a password inside a URL"),
+    (re.compile(r"\b\w*(?:PASSWORD|PASSWD|SECRET|TOKEN|PGPASS)\w*=(?![$<{*\"'])[^\s;]+"), "a password given in a command's environment"),
+    (re.compile(r"--(?:password|pass|token|secret)[= ](?![$<{*\"'-])[^\s]+"), "a password given to a command"),
+    (re.compile(r"\bredis-cli\b.*\s-a\s+(?![$<{*\"'])\S+"), "a password given to a command"),
+    (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"), "a private key"),
+    (re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"), "a cloud access key"),
+)
+_SECRET_RULE = "a secret written in clear"
+_SECRET_WHY = "the plan is in version control and read by many; write env:NAME, file:/path or dotenv:/path#NAME instead"
+
+_WHY = {
+    "extra_forbidden": "it would be ignored in silence, and what it was meant to set would not be set",
+    "missing": "the procedures need it, and would find out during an outage",
+    "union_tag_invalid": "the kind says how the component is checked and recovered",
+    "union_tag_not_found": "the kind says how the component is checked and recovered",
+    "too_short": "an empty list here leaves people or procedures with nothing to go by",
+}
+_UNIT_WHY = "15 read as seconds or as hours decides whether data is lost; the plan must not leave it to a guess"
+
+
+def validate(model: type[M], data: dict[str, object]) -> tuple[M | None, M | None, list[Problem]]:
+    """Give the model, the model as far as it can be repaired for further rules, and every fault of shape.
+
+    Each is None when there is none. The repaired one has stand-ins where the faults are and is for judging only.
+    """
+    try:
+        good = model.model_validate(data)
+        return good, good, []
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_input=True, include_context=True)
+    known = _known_keys(model)
+    problems = [_problem(fault, known) for fault in faults]
+    try:
+        return None, model.model_validate(_repair(data, faults)), problems
+    except ValidationError:
+        return None, None, problems
+
+
+def secrets_in_clear(data: object, place: Place = ()) -> list[Problem]:
+    """Find passwords, keys and tokens that stand in the plan itself; their values are not repeated."""
+    return [
+        Problem(at, _SECRET_RULE if not what else f"{_SECRET_RULE}: {what}", _SECRET_WHY) for at, what in _secrets(data, place)
+    ]
+
+
+def drawn_from(problem: Problem, wrong: tuple[Place, ...]) -> bool:
+    """Say whether a finding rests on something that is wrong itself."""
+    places = [place for place in (problem.place, *problem.rests_on) if place]
+    return any(one[: len(other)] == other or other[: len(one)] == one for one in places for other in wrong if other)
+
+
+def lines(problems: Iterable[Problem], text: PlanText) -> tuple[str, ...]:
+    """Give each problem as one line, in the order of the file, each once."""
+    found = list(dict.fromkeys(problems))
+    clear = {problem.place for problem in found if problem.rule.startswith(_SECRET_RULE)}
+    kept = [p for p in found if p.rule.startswith(_SECRET_RULE) or p.place not in clear]
+    numbered = sorted(((text.line(p.place) or 0, p) for p in kept), key=lambda pair: pair[0])
+    return tuple(
+        f"{show_place(p.place)}{f' (line {number})' if number else ''}: {p.rule} - {p.why}".replace("\n", " ") for number, p in numbered
+    )
+
+
+def _secrets(data: object, place: Place) -> Iterator[tuple[Place, str]]:
+    if isinstance(data, dict):
+        for key, value in data.items():
+            here = (*place, str(key))
+            if _names_secret(key) and isinstance(value, str | int | float) and not isinstance(value, bool) and not _is_reference(value):
+                yield here, ""
+            else:
+                yield from _secrets(value, here)
+    elif isinstance(data, list):
+        for index, value in enumerate(data):
+            yield from _secrets(value, (*place, index))
+    elif isinstance(data, str):
+        for pattern, what in _IN_TEXT:
+            if pattern.search(data):
+                yield place, what
+
+
+def _names_secret(key: object) -> bool:
+    return isinstance(key, str) and key not in _INNOCENT and _NAMES_SECRET.search(key) is not None
+
+
+def _is_reference(value: object) -> bool:
+    try:
+        _REFERENCE.validate_python(value)
+    except ValidationError:
+        return False
+    return True
+
+
+def _place(location: tuple[int | str, ...]) -> Place:
+    """Drop from pydantic's location what is not in the file: the kind that a union was told apart by."""
+    parts = [part for part in location if part != "[key]"]
+    if parts[:1] == ["components"] and len(parts) > 2:
+        del parts[2]
+    elif parts[:2] == ["platform", "stack"] and len(parts) > 2:
+        del parts[2]
+    return tuple(parts)
+
+
+def _problem(fault: ErrorDetails, known: set[str]) -> Problem:
+    kind, place = fault["type"], _place(fault["loc"])
+    message = fault["msg"].removeprefix("Value error, ")
+    if kind == "extra_forbidden":
+        near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.75)
+        rule = f"unknown key{f'; did you mean {near[0]}?' if near else ''}"
+    elif kind == "missing":
+        rule = "missing"
+    else:
+        rule = message[:1].lower() + message[1:]
+    if UNIT_MISSING in message:
+        return Problem(place, rule, _UNIT_WHY)
+    if "must be a reference" in message:
+        return Problem(place, _SECRET_RULE, _SECRET_WHY)
+    return Problem(place, rule, _WHY.get(kind, "a value the procedures cannot use would stop them during an outage"))
+
+
+def _repair(data: dict[str, object], faults: list[ErrorDetails]) -> dict[str, object]:
+    """Give the data without unknown keys and with stand-ins for durations and secrets that could not be read."""
+    mended = copy.deepcopy(data)
+    for fault in faults:
+        place = _place(fault["loc"])
+        owner: object = mended
+        for part in place[:-1]:
+            if isinstance(owner, dict) and part in owner:
+                owner = owner[part]
+            elif isinstance(owner, list) and isinstance(part, int) and part < len(owner):
+                owner = owner[part]
+            else:
+                break
+        else:
+            _mend(owner, place[-1] if place else "", fault)
+    return mended
+
+
+def _mend(owner: object, last: int | str, fault: ErrorDetails) -> None:
+    if isinstance(owner, dict):
+        if fault["type"] == "extra_forbidden":
+            owner.pop(last, None)
+        elif "a reference" in fault["msg"]:
+            owner[last] = _STAND_IN
+        elif "duration" in fault["msg"] or UNIT_MISSING in fault["msg"]:
+            owner[last] = "1m"
+
+
+def _known_keys(model: type[BaseModel], seen: set[type[BaseModel]] | None = None) -> set[str]:
+    seen = set() if seen is None else seen
+    seen.add(model)
+    keys: set[str] = set()
+    for name, field in model.model_fields.items():
+        keys.add(field.alias or name)
+        for inner in _models(field.annotation):
+            if inner not in seen:
+                keys |= _known_keys(inner, seen)
+    return keys
+
+
+def _models(annotation: object) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models(inner)
