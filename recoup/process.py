@@ -9,7 +9,8 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -121,6 +122,44 @@ def run(
             )
         output.seek(0)
         return Completed(child.returncode, b"" if stdout else output.read(), stderr, took)
+
+
+@dataclass(frozen=True)
+class Background:
+    """A program that runs until its block is left."""
+
+    child: subprocess.Popen[bytes]
+
+    def alive(self) -> bool:
+        return self.child.poll() is None
+
+
+@contextmanager
+def background(command: Command, *, log: Path) -> Iterator[Background]:
+    """Run a program while the block runs, both its outputs appended to a log; its group is ended afterwards.
+
+    Raises ProgramError when it cannot be started.
+    """
+    environment = {**os.environ, **command.env, **{k: v.get_secret_value() for k, v in command.secrets.items()}}
+    with log.open("ab") as output:
+        try:
+            child = subprocess.Popen(
+                command.argv,
+                env=environment,
+                cwd=command.cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise ProgramError(
+                f"{command.argv[0]} could not be started: {error.strerror}", returncode=None, stderr=""
+            ) from None
+    try:
+        yield Background(child)
+    finally:
+        end_group(child)
 
 
 def end_group(child: subprocess.Popen[bytes], grace: timedelta = GRACE) -> None:

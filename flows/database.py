@@ -1,0 +1,274 @@
+"""Database failure: diagnose, restart, and where that is not enough restore beside, compare, swap, and prove."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+
+from prefect import flow
+from pydantic import AwareDatetime, Field
+
+from flows.procedure import Job, Run, conduct, operator
+from recoup.catalog import Repository
+from recoup.clock import store_loss
+from recoup.errors import RecoupError, RecoveryError
+from recoup.places import ledger_path
+from recoup.plan import Plan, load_plan
+from recoup.records import BackupUse, Check, Frozen, Outcome, RecoveryRecord, Subject, Verdict
+from recoup.stacks import open_stack
+from tasks.postgres import Condition, Diagnosis, Server, crash_safe, diagnose_database, look, restart_database
+from tasks.postgres_compare import check_integrity
+from tasks.postgres_restore import (
+    Chosen,
+    choose_backup,
+    find_backup,
+    legacy_command,
+    make_new_server,
+    restore_beside,
+    restore_command,
+    swap_databases,
+)
+from tasks.services import restart_services, services_of, start_services, stop_services
+from tasks.smoke import UserCheck, check_as_user
+
+USER_DEADLINE = timedelta(seconds=60)
+AT_ONCE = timedelta(0)
+
+
+class When(StrEnum):
+    """When to restore from a backup."""
+
+    IF_NEEDED = "if needed"
+    ALWAYS = "always"
+
+
+class DatabaseRecovery(Frozen):
+    """What to recover, and what is known of the outage."""
+
+    plan: Path = Field(description="The plan's YAML file, on the machine that runs the recovery")
+    component: str = Field("", description="The postgres component of the plan; empty: the only one")
+    backup: str = Field("latest", description="'latest' (the newest good set) or a set's id")
+    restore: When = Field(When.IF_NEEDED, description="'always' restores even when the database seems healthy")
+    began: AwareDatetime | None = Field(
+        None, description="When the outage began (UTC); unknown if left empty, and then no RTO is claimed"
+    )
+    began_source: str = Field("operator", description="Who says so: alert, operator")
+    reason: str = Field("", description="Why the recovery is started")
+    fresh: bool = Field(False, description="Begin anew instead of going on with a killed run")
+
+
+@flow(name="recover-database", log_prints=False)
+def recover_database(request: DatabaseRecovery) -> RecoveryRecord:
+    """Recover the database and give the record; raises RecoveryError when the verdict is not ``recovered``."""
+    plan = load_plan(request.plan)
+    record = run_recovery(plan, request, ledger=ledger_path(plan))
+    require_recovered(record)
+    return record
+
+
+def require_recovered(record: RecoveryRecord) -> None:
+    """Raise RecoveryError unless the record's verdict is ``recovered``, so that no failed run looks completed."""
+    if record.verdict is not Verdict.RECOVERED:
+        raise RecoveryError(f"{record.verdict}: {record.why}", state=record.state_left, next_step=record.next_step)
+
+
+def run_recovery(
+    plan: Plan,
+    request: DatabaseRecovery,
+    *,
+    ledger: Path,
+    fault: str | None = None,
+    declared: datetime | None = None,
+    afterwards: Callable[[Run], None] | None = None,
+) -> RecoveryRecord:
+    """Run the database procedure and give its record, which is in the ledger."""
+    component, _ = plan.postgres(request.component or None)
+    job = Job(
+        plan=plan,
+        procedure="database",
+        component=component,
+        ledger=ledger,
+        began=request.began,
+        began_source=request.began_source if request.began else "unknown",
+        declared=declared,
+        operator=operator(),
+        reason=request.reason,
+        fault=fault,
+        drill=fault is not None,
+        fresh=request.fresh,
+        # A killed run is gone on with only by a run that asks for the same.
+        parameters=request.model_dump_json(include={"component", "backup", "restore"}),
+    )
+    return conduct(job, lambda run: _procedure(run, request), afterwards=afterwards)
+
+
+def _procedure(run: Run, request: DatabaseRecovery) -> None:
+    plan, step = run.job.plan, run.steps.step
+    server = Server.of(plan, run.stack, run.job.component)
+    repository = Repository(plan.platform.repository)
+    dependents = services_of(plan, plan.dependents(run.job.component))
+
+    # 1 verify the status
+    found = step("Diagnose the database", diagnose_database, server, repository)
+    # 2 restart, and wait until it truly answers
+    if found.condition not in (Condition.HEALTHY, Condition.DAMAGED):
+        found = step(
+            "Restart the database", restart_database, server, repository, found.condition is Condition.STARTING
+        )
+    # 3 if that fails, restore the newest good backup beside, compare, swap
+    used: Chosen | None = None
+    if request.restore is When.ALWAYS or _needs_restore(run, found):
+        used = step("Choose the newest good backup", choose_backup, server, repository, request.backup)
+        run.backup = BackupUse(set_id=used.set_id, recovery_point=used.recovery_point, skipped=used.skipped)
+        _restore(run, server, repository, used, found, dependents)
+    # 4 start dependents
+    step("Start the dependent services", start_services, run.stack, tuple(reversed(dependents)))
+    # 5 verify the integrity of the database in use
+    integrity = step("Verify the data", check_integrity, server, repository, used.set_id if used else "", fresh=True)
+    run.checks.extend(integrity.checks)
+    # 6 the user-level check through the gateway
+    seen = _as_user(run, dependents)
+    run.checks.extend(seen.checks)
+    run.mark("restored", seen.restored)
+    _count_loss(run, server, used)
+
+
+def _needs_restore(run: Run, found: Diagnosis) -> bool:
+    if found.condition is Condition.HEALTHY:
+        return False
+    if found.condition is not Condition.DAMAGED or found.unreadable or found.replaced or not found.missing:
+        return True
+    # A migration may have dropped a table since the backup; restoring would then undo what users did since.
+    plan = run.job.plan
+    seen = run.steps.step(
+        "See whether users are served", check_as_user, plan, run.stack, AT_ONCE, name="check-as-user-before"
+    )
+    if seen.restored is None:
+        return True
+    run.checks.append(
+        Check(
+            name="no table of the last backup is missing",
+            subject=Subject.DATA,
+            outcome=Outcome.UNPROVEN,
+            expected="all its tables",
+            seen=f"{', '.join(found.missing)} gone, yet users are served: a migration? Nothing was restored",
+        )
+    )
+    run.next_step = "dropped by mistake: recoup recover database --restore always; on purpose: recoup backup now"
+    return False
+
+
+def _restore(
+    run: Run, server: Server, repository: Repository, used: Chosen, found: Diagnosis, dependents: tuple[str, ...]
+) -> None:
+    step, suffix = run.steps.step, _suffix(run)
+    target, kept = f"{server.spec.database}_restore_{suffix}", f"{server.spec.database}_before_{suffix}"
+    step("Stop the dependent services", stop_services, run.stack, dependents)
+    aside = ""
+    try:
+        if found.condition not in (Condition.HEALTHY, Condition.DAMAGED):
+            aside = step("Begin with a new data directory", make_new_server, server, suffix).aside
+        restored = step("Restore beside and compare", restore_beside, server, repository, used.set_id, target)
+        run.checks.extend(restored.checks)
+        swapped = step("Swap the databases", swap_databases, server, repository, used.set_id, target, kept)
+    except RecoupError:
+        # What served before, however badly, is not left stopped by a recovery that failed.
+        _start_again(run, dependents)
+        raise
+    run.state_left = "; ".join(
+        [
+            *([f"old data directory kept at {aside}"] if aside else []),
+            *([f"old database kept as {swapped.kept}"] if swapped.kept else []),
+        ]
+    )
+
+
+def _start_again(run: Run, dependents: tuple[str, ...]) -> None:
+    try:
+        run.steps.step(
+            "Start the dependent services again",
+            start_services,
+            run.stack,
+            tuple(reversed(dependents)),
+            name="start-again",
+        )
+    except RecoupError as error:
+        run.state_left = f"the dependent services are stopped: {error.what}"
+
+
+def _as_user(run: Run, dependents: tuple[str, ...]) -> UserCheck:
+    plan, step = run.job.plan, run.steps.step
+    seen = step(
+        "Check as a user, through the gateway", check_as_user, plan, run.stack, timedelta(seconds=15), fresh=True
+    )
+    if seen.restored is None and dependents:
+        # The data are proven by now: what still fails may be a service that holds dead connections.
+        step("Restart the dependent services", restart_services, run.stack, tuple(reversed(dependents)))
+        seen = step(
+            "Check as a user again",
+            check_as_user,
+            plan,
+            run.stack,
+            USER_DEADLINE,
+            name="check-as-user-again",
+            fresh=True,
+        )
+    return seen
+
+
+def _count_loss(run: Run, server: Server, used: Chosen | None) -> None:
+    objective = run.job.plan.rpo(server.spec.store)
+    if used:
+        basis = (
+            "the snapshot's time, read from the database"
+            if used.recovery_point
+            else "a plain dump does not say when it was taken"
+        )
+        point = used.recovery_point
+    else:
+        safe, basis = crash_safe(server)
+        point = run.began if safe else None
+    run.stores.append(store_loss(server.spec.store, objective, run.began, point, basis))
+
+
+def _suffix(run: Run) -> str:
+    # Derived from the run's first start, so that a resumed run finds its own databases.
+    return f"{run.journal.marks['started']:%Y%m%d%H%M%S}"
+
+
+def preview(plan: Plan, request: DatabaseRecovery) -> tuple[str, ...]:
+    """Look at the database and give, line by line, what a recovery would do; changes nothing."""
+    stack = open_stack(plan)
+    server = Server.of(plan, stack, request.component or None)
+    repository = Repository(plan.platform.repository)
+    dependents = services_of(plan, plan.dependents(server.component))
+    found = look(server, repository)
+    if found.condition is Condition.HEALTHY and request.restore is When.IF_NEEDED:
+        return (
+            f"{server.component} is {found}",
+            "nothing would be restored; the data and the gateway would be checked",
+        )
+    lines = [f"{server.component} is {found}"]
+    if found.condition not in (Condition.HEALTHY, Condition.DAMAGED):
+        lines.append(
+            f"restart {server.spec.service}; if it answers and its data are whole, nothing is restored. Otherwise:"
+        )
+    try:
+        chosen = find_backup(server, repository, request.backup)
+    except RecoveryError as error:
+        return (*lines, f"not possible: {error.what}")
+    one = repository.get(server.spec.store, chosen.set_id)
+    target = f"{server.spec.database}_restore_<run>"
+    return (
+        *lines,
+        f"use backup set {chosen}",
+        f"stop {', '.join(dependents)}",
+        shlex.join(legacy_command(target) if chosen.legacy else restore_command(server, one, target)),
+        "compare schema, row counts and digests with the manifest",
+        f"rename {server.spec.database} to {server.spec.database}_before_<run>, and {target} to {server.spec.database}",
+        f"start {', '.join(reversed(dependents))}",
+        "read every table; make the plan's requests through the gateway",
+    )

@@ -1,0 +1,98 @@
+"""A drill: the real database procedure on a sandbox that was really broken, with a canary counting lost writes."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from enum import StrEnum
+from pathlib import Path
+from uuid import uuid4
+
+from prefect import flow
+from pydantic import Field
+
+from flows.backup import run_backup
+from flows.database import DatabaseRecovery, run_recovery
+from flows.procedure import Run, current_watcher
+from recoup.catalog import Repository
+from recoup.places import drill_ledger
+from recoup.plan import Plan, load_plan
+from recoup.records import Frozen, RecoveryRecord, now
+from recoup.stacks import open_stack
+from tasks.canary import Canary, count_lost_writes
+from tasks.postgres import Server
+from tasks.postgres_fault import Fault, inject
+from tasks.sandbox import create, destroy
+from tasks.spoil import Spoil, spoil
+
+WRITES_BEFORE = 20
+
+
+class StackKind(StrEnum):
+    """What the sandbox runs on."""
+
+    PROCESS = "process"
+    COMPOSE = "compose"
+
+
+class DatabaseDrill(Frozen):
+    """How to break the sandbox's database, and on what."""
+
+    fault: Fault = Field(Fault.WIPE, description="How the database is broken")
+    stack: StackKind = Field(StackKind.PROCESS, description="Child processes, or Docker Compose")
+    spoil: Spoil = Field(
+        Spoil.NOTHING, description="What is wrong with the newest backup: a drill that must be able to fail"
+    )
+    older: bool = Field(True, description="Whether an older good backup exists")
+
+
+@flow(name="drill-database", log_prints=False)
+def drill_database(request: DatabaseDrill) -> RecoveryRecord:
+    """Drill a database failure on a new sandbox and give the record; the sandbox is gone afterwards."""
+    tell = current_watcher().note
+    with ExitStack() as clean:
+        sandbox = create(request.stack.value, progress=tell)
+        clean.callback(destroy, sandbox)
+        plan = load_plan(sandbox.plan)
+        return _drill(plan, sandbox.plan, sandbox.id, request, clean)
+
+
+def _drill(plan: Plan, path: Path, sandbox: str, request: DatabaseDrill, clean: ExitStack) -> RecoveryRecord:
+    tell, stack = current_watcher().note, open_stack(plan)
+    if request.older:
+        run_backup(plan, stack)
+    canary = Canary(plan, stack, f"canary-{uuid4().hex[:8]}")
+    clean.callback(canary.stop)
+    canary.start()
+    canary.wait_for(WRITES_BEFORE)
+    if request.spoil is not Spoil.NOTHING or not request.older:
+        run_backup(plan, stack)
+        canary.wait_for(WRITES_BEFORE)
+    spoil(Repository(plan.platform.repository), request.spoil)
+    tell(f"{len(canary.acknowledged)} writes acknowledged; now breaking the database: {request.fault}")
+    broken = inject(Server.of(plan, stack, None), request.fault, sandbox)
+    clean.callback(broken.held.close)
+    recovery = DatabaseRecovery(
+        plan=path, began=broken.at, began_source="injected fault", reason=f"drill: {request.fault}"
+    )
+    return run_recovery(
+        plan,
+        recovery,
+        ledger=drill_ledger(),
+        fault=request.fault,
+        declared=now(),
+        afterwards=lambda run: _count(run, canary),
+    )
+
+
+def _count(run: Run, canary: Canary) -> None:
+    store = run.stores[0]
+    restored = run.clock().restored
+    if restored:
+        canary.wait_for(1)
+    counted = run.steps.step(
+        "Count the canary's lost writes", count_lost_writes, canary, store.recovery_point, restored, fresh=True
+    )
+    run.checks.append(counted.check)
+    run.stores[0] = store.model_copy(
+        update={"acknowledged_writes": counted.acknowledged, "acknowledged_writes_lost": counted.lost}
+    )

@@ -1,0 +1,336 @@
+"""The skeleton that every procedure shares: lease, clock, steps, checks, verdict, record.
+
+Whatever happens in a run, a record of it is left: a failure and an interruption are recorded and raised again.
+"""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+from uuid import uuid4
+
+from prefect import Task
+from prefect.context import FlowRunContext
+from prefect.logging import get_run_logger
+from pydantic import BaseModel
+
+import recoup
+from recoup.errors import PreconditionError, RecoupError, RecoveryError
+from recoup.journal import Journal, RunHeader
+from recoup.lease import lease
+from recoup.ledger import Ledger
+from recoup.plan import Plan
+from recoup.progress import Silent, Watcher
+from recoup.records import (
+    BackupUse,
+    Check,
+    OutageClock,
+    RecoveryRecord,
+    StepOutcome,
+    StepRecord,
+    StoreLoss,
+    Verdict,
+    now,
+    verdict,
+)
+from recoup.stacks import Stack, open_stack
+from tasks.evidence import publish_record
+from tasks.step import Watched, perform
+
+M = TypeVar("M", bound=BaseModel)
+_watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
+_records: ContextVar[list[RecoveryRecord] | None] = ContextVar("records", default=None)
+
+
+class LogWatcher:
+    """Tells the Prefect flow run's log."""
+
+    def begin(self, record: RecoveryRecord) -> None:
+        get_run_logger().info("run %s on %s began", record.run_id, record.stack)
+
+    def step(self, step: StepRecord) -> None:
+        get_run_logger().info("%s: %s %s", step.title, step.outcome, step.detail)
+
+    def note(self, text: str) -> None:
+        get_run_logger().info(text)
+
+    def end(self, record: RecoveryRecord) -> None:
+        get_run_logger().info("verdict: %s: %s", record.verdict, record.why)
+
+
+@contextmanager
+def watched_by(watcher: Watcher) -> Iterator[None]:
+    """Tell this watcher of the runs that are made in the block."""
+    token = _watcher.set(watcher)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
+
+
+@contextmanager
+def recording() -> Iterator[list[RecoveryRecord]]:
+    """Give a list that takes every record made in the block, whatever the runs raised."""
+    records: list[RecoveryRecord] = []
+    token = _records.set(records)
+    try:
+        yield records
+    finally:
+        _records.reset(token)
+
+
+def current_watcher() -> Watcher:
+    """Give who watches: whoever was named, else the flow run's log, else nobody."""
+    return _watcher.get() or (LogWatcher() if FlowRunContext.get() is not None else Silent())
+
+
+def new_run_id(procedure: str) -> str:
+    """Give the Prefect flow run's id, so that its retry is the same run, or a fresh one that sorts by time."""
+    context = FlowRunContext.get()
+    if context is not None and context.flow_run is not None:
+        return str(context.flow_run.id)
+    return f"{now():%Y%m%dT%H%M%SZ}-{procedure}-{uuid4().hex[:6]}"
+
+
+def operator() -> str:
+    """Give the name of the user at this machine."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+class Steps:
+    """Runs steps one after the other, each recorded before it acts and completed whatever happens."""
+
+    def __init__(self, watcher: Watcher, journal: Journal | None = None) -> None:
+        self.watcher = watcher
+        self.journal = journal
+        self.records: dict[str, StepRecord] = {s.name: s for s in journal.steps} if journal else {}
+
+    def step(self, title: str, task: Task[..., M], *args: Any, name: str = "", fresh: bool = False) -> M:
+        """Run a step and give its result; one that a killed run had finished is not repeated, unless ``fresh``."""
+        name = name or task.name
+        if self.journal and not fresh and (done := self.journal.result_of(name)):
+            record, text = done
+            self._tell(record.model_copy(update={"resumed": True}))
+            return _result_type(task).model_validate_json(text)
+        record = StepRecord(name=name, title=title, started=now())
+        if self.journal:
+            self.journal.opened(record)
+        self._tell(record)
+        watched = Watched(self.watcher)
+        outcome, detail, result = StepOutcome.FAILED, "interrupted", ""
+        try:
+            value = perform(task, watched, *args)
+            outcome, detail, result = StepOutcome.DONE, str(value), value.model_dump_json()
+            return value
+        except RecoupError as error:
+            detail = error.what
+            raise
+        except Exception as error:
+            detail = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            ended = record.model_copy(
+                update={"ended": now(), "outcome": outcome, "detail": detail, "attempts": max(watched.attempts, 1)}
+            )
+            if self.journal:
+                self.journal.finished(ended, result)
+            self._tell(ended)
+
+    def _tell(self, record: StepRecord) -> None:
+        self.records[record.name] = record
+        self.watcher.step(record)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run is for. ``drill`` runs carry their fault; ``ledger`` is where the record goes."""
+
+    plan: Plan
+    procedure: str
+    component: str
+    ledger: Path
+    began: datetime | None = None
+    began_source: str = "unknown"
+    declared: datetime | None = None
+    operator: str = ""
+    reason: str = ""
+    fault: str | None = None
+    drill: bool = False
+    fresh: bool = False
+    run_id: str = ""
+    parameters: str = "{}"
+
+
+@dataclass
+class Run:
+    """One run under way: what a procedure's body adds its checks and losses to."""
+
+    job: Job
+    stack: Stack
+    journal: Journal
+    steps: Steps
+    resumed: bool
+    checks: list[Check] = field(default_factory=list)
+    stores: list[StoreLoss] = field(default_factory=list)
+    backup: BackupUse | None = None
+    state_left: str = ""
+    next_step: str = ""
+
+    @property
+    def began(self) -> datetime | None:
+        return self.journal.header.began
+
+    def mark(self, name: str, when: datetime | None = None) -> None:
+        """Note a moment of the outage clock, once: what a killed run had marked stays."""
+        if when and name not in self.journal.marks:
+            self.journal.mark(name, when)
+
+    def clock(self, closed: datetime | None = None) -> OutageClock:
+        header, marks = self.journal.header, self.journal.marks
+        return OutageClock(
+            began=header.began,
+            began_source=header.began_source,
+            declared=marks.get("declared"),
+            started=marks["started"],
+            approved=marks.get("approved"),
+            restored=marks.get("restored"),
+            closed=closed,
+        )
+
+    def record(self, closed: datetime | None = None) -> RecoveryRecord:
+        job = self.job
+        return RecoveryRecord(
+            run_id=self.journal.header.run_id,
+            plan=job.plan.name,
+            plan_version=job.plan.version,
+            recoup_version=recoup.__version__,
+            procedure=job.procedure,
+            scenario=job.plan.scenario_for(job.procedure).title,
+            component=job.component,
+            stack=self.stack.fingerprint,
+            drill=job.drill,
+            fault=job.fault,
+            operator=job.operator,
+            reason=job.reason,
+            clock=self.clock(closed),
+            rto_objective=job.plan.rto(job.component),
+            stores=tuple(self.stores),
+            steps=tuple(self.steps.records.values()),
+            checks=tuple(self.checks),
+            backup=self.backup,
+            state_left=self.state_left,
+            next_step=self.next_step,
+        )
+
+
+def conduct(
+    job: Job, body: Callable[[Run], None], *, afterwards: Callable[[Run], None] | None = None
+) -> RecoveryRecord:
+    """Run a procedure's body under the platform's lease and give its record, which is in the ledger by then.
+
+    ``afterwards`` looks at the recovered platform before the verdict (a drill counts its lost writes there). Raises
+    PreconditionError when the run could not begin, and lets an interruption through, recorded.
+    """
+    watcher = current_watcher()
+    state = job.plan.platform.state
+    with lease(state, job.plan.platform.name, f"{job.procedure} recovery by {job.operator or 'unknown'}"):
+        stack = open_stack(job.plan)
+        journal, resumed = _journal(job, state)
+        run = Run(job, stack, journal, Steps(watcher, journal), resumed)
+        run.mark("began", job.began)
+        run.mark("declared", job.declared)
+        run.mark("started", now())
+        # The plan asks nobody's approval for this procedure, so it was approved when it started.
+        run.mark("approved", journal.marks["started"])
+        watcher.begin(run.record())
+        if resumed:
+            watcher.note(f"going on with run {journal.header.run_id}, which was killed or interrupted")
+        try:
+            body(run)
+            if afterwards:
+                afterwards(run)
+        except RecoupError as error:
+            record = _end(run, watcher, error)
+            if isinstance(error, PreconditionError) and not _acted(run):
+                raise
+            return record
+        except Exception as error:
+            _end(run, watcher, _unexpected(error))
+            raise
+        except BaseException:
+            run.state_left = "interrupted; finished steps are kept in the journal"
+            run.next_step = "run the same command again: it goes on at the first unfinished step"
+            _publish(run, watcher, Verdict.UNPROVEN, "the run was interrupted")
+            raise
+        return _end(run, watcher, None)
+
+
+def _journal(job: Job, state: Path) -> tuple[Journal, bool]:
+    found = Journal.unfinished(state, job.plan.platform.name, job.procedure, job.component)
+    if found and not job.fresh and found.header.parameters == job.parameters:
+        return found, True
+    if found:
+        found.close("abandoned")
+    run_id = job.run_id or new_run_id(job.procedure)
+    # A Prefect retry of a run that ended keeps the flow run's id, and is a run of its own.
+    tries = len(list((state / "runs").glob(f"{run_id}*.jsonl")))
+    header = RunHeader(
+        run_id=f"{run_id}-{tries + 1}" if tries else run_id,
+        platform=job.plan.platform.name,
+        procedure=job.procedure,
+        component=job.component,
+        began=job.began,
+        began_source=job.began_source,
+        parameters=job.parameters,
+    )
+    return Journal.create(state, header.run_id, header), False
+
+
+def _end(run: Run, watcher: Watcher, error: RecoupError | None) -> RecoveryRecord:
+    if error is not None:
+        run.state_left = error.state or run.state_left
+        run.next_step = error.next_step or run.next_step
+        record = _publish(run, watcher, Verdict.NOT_RECOVERED, error.what)
+    else:
+        found, why = verdict(tuple(run.steps.records.values()), tuple(run.checks), run.clock())
+        record = _publish(run, watcher, found, why)
+    run.journal.close(record.verdict)
+    return record
+
+
+def _publish(run: Run, watcher: Watcher, found: Verdict, why: str) -> RecoveryRecord:
+    record = run.record(now()).model_copy(update={"verdict": found, "why": why})
+    Ledger(run.job.ledger).append(record)
+    publish_record(record)
+    if (records := _records.get()) is not None:
+        records.append(record)
+    watcher.end(record)
+    return record
+
+
+def _acted(run: Run) -> bool:
+    return any(
+        step.outcome is StepOutcome.DONE and not step.name.startswith("diagnose") for step in run.steps.records.values()
+    )
+
+
+def _unexpected(error: Exception) -> RecoveryError:
+    return RecoveryError(
+        f"unexpected {type(error).__name__}: {error}",
+        state="the steps marked done are done; the failed one may be half-way",
+        next_step="run the same command again; if it fails the same way, do the last step by hand, report the error",
+    )
+
+
+def _result_type(task: Task[..., M]) -> type[M]:
+    found: type[M] = get_type_hints(task.fn)["return"]
+    return found

@@ -1,0 +1,286 @@
+"""Backup sets: what one holds, whether it is whole, which are there, and how one is published.
+
+A set is a directory ``<UTC time>-<store>`` with a ``manifest.json`` that was written last. The written plan's
+own ``*-database.sql.gz`` dumps, which have no manifest, are listed after every set of ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+from uuid import uuid4
+
+from pydantic import AwareDatetime, ValidationError
+
+from recoup.errors import PreconditionError, RecoveryError
+from recoup.records import Frozen
+
+MANIFEST = "manifest.json"
+_PARTIAL = ".partial"
+_LEGACY = "-database.sql.gz"
+_DIGITS = re.compile(r"\D")
+
+
+class FileEntry(Frozen):
+    """One file of a set; ``path`` is relative to it, ``size`` in bytes."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class TableContent(Frozen):
+    """What a table held: its rows, and a digest that does not depend on their order."""
+
+    name: str
+    rows: int
+    digest: str
+
+
+class SequenceValue(Frozen):
+    name: str
+    value: int
+
+
+class DatabaseContent(Frozen):
+    """What a database held at one snapshot."""
+
+    schema_fingerprint: str
+    tables: tuple[TableContent, ...]
+    sequences: tuple[SequenceValue, ...] = ()
+    unsound: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        return sum(table.rows for table in self.tables)
+
+
+class DatabaseShape(Frozen):
+    """What a new database must be made with to take the dump."""
+
+    owner: str
+    encoding: str
+    collate: str
+    ctype: str
+    settings: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
+
+
+class Manifest(Frozen):
+    """What a backup set holds and how far its data reaches; ``recovery_point`` was read from the database."""
+
+    format: Literal[1] = 1
+    set_id: str
+    store: str
+    component: str
+    database: str
+    recovery_point: AwareDatetime
+    started: AwareDatetime
+    ended: AwareDatetime
+    server_version: int
+    system_identifier: str
+    recoup_version: str
+    compression: str
+    shape: DatabaseShape
+    content: DatabaseContent
+    files: tuple[FileEntry, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(entry.size for entry in self.files)
+
+
+@dataclass(frozen=True)
+class BackupSet:
+    """A set in a repository; ``manifest`` is None for a dump of the written plan's own script."""
+
+    set_id: str
+    path: Path
+    manifest: Manifest | None
+    broken: str = ""
+
+    @property
+    def recovery_point(self) -> datetime | None:
+        return self.manifest.recovery_point if self.manifest else None
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A directory that holds backup sets."""
+
+    root: Path
+
+    def sets(self, store: str) -> tuple[BackupSet, ...]:
+        """Give the sets of a store, newest first; unreadable ones with ``broken`` saying why, legacy dumps last."""
+        if not self.root.is_dir():
+            return ()
+        ours = [
+            p for p in self.root.iterdir() if p.is_dir() and p.name.endswith(f"-{store}") and not p.name.startswith(".")
+        ]
+        legacy = (
+            [p for p in self.root.iterdir() if p.is_file() and p.name.endswith(_LEGACY)] if store == "database" else []
+        )
+        found = [_read(path) for path in sorted(ours, key=lambda p: p.name, reverse=True)]
+        dumps = sorted(legacy, key=lambda p: (_DIGITS.sub("", p.name), p.stat().st_mtime), reverse=True)
+        return (*found, *(BackupSet(path.name, path, None) for path in dumps))
+
+    def get(self, store: str, set_id: str) -> BackupSet:
+        """Give one set by its id; raises PreconditionError naming those there are."""
+        known = self.sets(store)
+        for one in known:
+            if one.set_id == set_id:
+                return one
+        names = ", ".join(s.set_id for s in known[:5]) or "none at all"
+        raise PreconditionError(
+            f"there is no backup set {set_id} in {self.root}", next_step=f"use one of: {names}, or 'latest'"
+        )
+
+    @contextmanager
+    def staging(self, store: str, at: datetime) -> Iterator[Path]:
+        """Give an empty directory for a new set; whatever is not published from it is removed.
+
+        A backup that was killed leaves a directory whose name begins with a dot and ends in ``.partial``: it is
+        never listed, and the next backup removes it.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for dead in self.root.glob(f".*-{store}.*{_PARTIAL}"):
+                if not _alive(dead):
+                    shutil.rmtree(dead, ignore_errors=True)
+            path = self.root / f".{at:%Y%m%dT%H%M%S%fZ}-{store}.{os.getpid()}.{uuid4().hex[:6]}{_PARTIAL}"
+            path.mkdir(mode=0o700)
+        except OSError as error:
+            raise PreconditionError(
+                f"the backup repository {self.root} cannot be written: {error.strerror}",
+                next_step="make the directory writable, or name another one in the plan (platform.repository)",
+            ) from None
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def publish(self, staged: Path, manifest: Manifest) -> BackupSet:
+        """Make a staged set visible in one rename, its manifest and files on the disk first."""
+        final = self.root / manifest.set_id
+        try:
+            with (staged / MANIFEST).open("w", encoding="utf-8") as file:
+                file.write(manifest.model_dump_json(indent=1))
+                file.flush()
+                os.fsync(file.fileno())
+            for path in (*(p for p in staged.rglob("*") if p.is_file()), staged):
+                _fsync(path)
+            staged.rename(final)
+            _fsync(self.root)
+        except OSError as error:
+            raise RecoveryError(
+                f"the backup set {manifest.set_id} could not be published: {error.strerror}",
+                state="no new set; the older ones are untouched",
+                next_step=f"see to the space and rights of {self.root}, then run: recoup backup now",
+            ) from None
+        return BackupSet(manifest.set_id, final, manifest)
+
+    def note_restored(self, one: BackupSet, system_identifier: str) -> None:
+        """Remember that a set was restored onto a server, so that this server's data is known as its own."""
+        if one.manifest is not None:
+            with (one.path / "restored-onto").open("a", encoding="utf-8") as file:
+                file.write(f"{system_identifier}\n")
+
+    def identities(self, one: BackupSet) -> frozenset[str]:
+        """Give the system identifiers of the servers that hold this set's data."""
+        own = {one.manifest.system_identifier} if one.manifest else set()
+        noted = one.path / "restored-onto"
+        return frozenset(own | (set(noted.read_text(encoding="utf-8").split()) if noted.is_file() else set()))
+
+    def prune(self, store: str, keep: int) -> tuple[str, ...]:
+        """Remove the oldest sets of ours beyond ``keep`` (at least one is always kept); gives their ids."""
+        whole = [one for one in self.sets(store) if one.manifest and not one.broken]
+        gone = whole[max(keep, 1) :]
+        for one in gone:
+            # Out of the listing first: a removal that is killed half-way leaves no set that looks complete.
+            hidden = one.path.with_name(f".{one.set_id}.0.pruned{_PARTIAL}")
+            one.path.rename(hidden)
+            shutil.rmtree(hidden, ignore_errors=True)
+        return tuple(one.set_id for one in gone)
+
+
+def problems(one: BackupSet) -> str:
+    """Say what is wrong with a set's files against its manifest (missing, size, sha256); empty when it is whole."""
+    if one.broken or one.manifest is None:
+        return one.broken
+    listed = {entry.path for entry in one.manifest.files}
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        for found in pool.map(lambda entry: _wrong(one.path, entry), one.manifest.files):
+            if found:
+                return found
+    return "" if listed else "the manifest lists no file"
+
+
+def entries(root: Path) -> tuple[FileEntry, ...]:
+    """Give size and sha256 of every file below a directory, paths relative to it."""
+    files = sorted(p for p in root.rglob("*") if p.is_file())
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        digests = pool.map(sha256, files)
+        return tuple(
+            FileEntry(path=str(p.relative_to(root)), size=p.stat().st_size, sha256=digest)
+            for p, digest in zip(files, digests, strict=True)
+        )
+
+
+def sha256(path: Path) -> str:
+    """Give the SHA-256 (FIPS 180-4) of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def set_id(store: str, at: datetime) -> str:
+    """Give the name of a set taken at a moment; names sort by time."""
+    return f"{at.astimezone(UTC):%Y%m%dT%H%M%S%fZ}-{store}"
+
+
+def _wrong(root: Path, entry: FileEntry) -> str:
+    path = root / entry.path
+    try:
+        if path.stat().st_size != entry.size:
+            return f"{entry.path} has {path.stat().st_size} bytes, the manifest says {entry.size}"
+        if sha256(path) != entry.sha256:
+            return f"{entry.path} does not match its sha256"
+    except OSError as error:
+        return f"{entry.path}: {error.strerror}"
+    return ""
+
+
+def _read(path: Path) -> BackupSet:
+    try:
+        return BackupSet(path.name, path, Manifest.model_validate_json((path / MANIFEST).read_bytes()))
+    except OSError as error:
+        return BackupSet(path.name, path, None, broken=f"its manifest cannot be read: {error.strerror}")
+    except ValidationError as error:
+        return BackupSet(path.name, path, None, broken=f"its manifest is not valid: {error.errors()[0]['msg']}")
+
+
+def _alive(staged: Path) -> bool:
+    try:
+        pid = int(staged.name.split(".")[2])
+        os.kill(pid, 0)
+    except (IndexError, ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return pid != 0
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,288 @@
+"""A PostgreSQL server on a stack: how it is reached, and what state it is in.
+
+SQLSTATE codes: PostgreSQL manual, appendix A.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import BinaryIO
+
+import psycopg
+from psycopg import sql
+
+from recoup.catalog import BackupSet, Repository
+from recoup.errors import PreconditionError, RecoveryError
+from recoup.plan import Plan, PostgresComponent
+from recoup.process import Completed
+from recoup.records import Frozen
+from recoup.secrets import mask, resolve
+from recoup.stacks import Stack
+from tasks.postgres_content import relations, unreadable
+from tasks.step import note, step
+
+CONNECT = timedelta(seconds=3)
+STATEMENT = timedelta(seconds=30)
+Connection = psycopg.Connection[tuple[object, ...]]
+
+
+class Condition(StrEnum):
+    """What a database server was found to be."""
+
+    HEALTHY = "healthy"
+    DOWN = "down"
+    STARTING = "starting"
+    REFUSING = "refusing connections"
+    EXHAUSTED = "pool exhausted"
+    DAMAGED = "up but damaged"
+
+
+class Diagnosis(Frozen):
+    """The condition of a server, with what was seen; ``missing`` names relations the last backup has and it has not."""
+
+    condition: Condition
+    seen: str
+    missing: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
+    replaced: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.condition}: {self.seen}"
+
+
+@dataclass(frozen=True)
+class Server:
+    """The server of one postgres component of the plan, on a stack."""
+
+    stack: Stack
+    component: str
+    spec: PostgresComponent
+
+    @classmethod
+    def of(cls, plan: Plan, stack: Stack, component: str | None) -> Server:
+        """Give the named postgres component's server, or the plan's only one."""
+        name, spec = plan.postgres(component)
+        return cls(stack, name, spec)
+
+    @contextmanager
+    def connect(self, database: str | None = None, *, statement: timedelta = STATEMENT) -> Iterator[Connection]:
+        """Give a connection in autocommit mode, its text output independent of the server's settings.
+
+        Raises psycopg.OperationalError when there is no answer, PreconditionError when the password is turned away.
+        """
+        host, port = self.stack.endpoint(self.spec.service, self.spec.port)
+        password = resolve(self.spec.password)
+        try:
+            connection = psycopg.connect(
+                host=host,
+                port=port,
+                user=self.spec.user,
+                password=password.get_secret_value(),
+                dbname=database or self.spec.database,
+                connect_timeout=int(CONNECT.total_seconds()),
+                application_name="recoup",
+                autocommit=True,
+                options=f"-c statement_timeout={int(statement.total_seconds() * 1000)} -c TimeZone=UTC "
+                "-c DateStyle=ISO "
+                "-c IntervalStyle=postgres -c extra_float_digits=1 -c bytea_output=hex -c search_path=pg_catalog",
+            )
+        except psycopg.OperationalError as error:
+            # The protocol gives no SQLSTATE to psycopg while connecting, only the server's words.
+            if "password authentication failed" in str(error) or "no pg_hba.conf entry" in str(error):
+                raise PreconditionError(
+                    f"{self.component} turned the login of user {self.spec.user} away: "
+                    + mask(str(error).strip().splitlines()[-1], (password,)),
+                    next_step=f"see that {self.spec.password} holds the password the server knows",
+                ) from None
+            raise
+        with connection:
+            yield connection
+
+    def tool(
+        self,
+        argv: tuple[str, ...],
+        *,
+        timeout: timedelta,
+        mounts: Iterable[Path] = (),
+        options: str = "",
+        stdin: BinaryIO | None = None,
+        stdout: BinaryIO | None = None,
+        check: bool = True,
+    ) -> Completed:
+        """Run one of PostgreSQL's own programs, of the server's own version, beside the server."""
+        host, port = self.stack.inside(self.spec.service, self.spec.port)
+        env = {
+            "PGHOST": host,
+            "PGPORT": str(port),
+            "PGUSER": self.spec.user,
+            "PGCONNECT_TIMEOUT": "10",
+            "PGAPPNAME": "recoup",
+        }
+        return self.stack.beside(
+            self.spec.service,
+            argv,
+            timeout=timeout,
+            mounts=mounts,
+            env={**env, "PGOPTIONS": options} if options else env,
+            secrets={"PGPASSWORD": resolve(self.spec.password)},
+            stdin=stdin,
+            stdout=stdout,
+            check=check,
+        )
+
+
+def answers(server: Server) -> Diagnosis:
+    """Say whether the server takes a connection and answers a query: down, starting, refusing, exhausted or healthy."""
+    state = server.stack.state(server.spec.service)
+    if not state.running:
+        return Diagnosis(condition=Condition.DOWN, seen=f"the service is {state.status}")
+    try:
+        with server.connect(server.spec.maintenance_database) as connection:
+            connection.execute("SELECT 1")
+    except psycopg.Error as error:
+        return _refusal(error)
+    try:
+        with server.connect() as connection:
+            connection.execute("SELECT 1")
+    except psycopg.Error as error:
+        said = str(error)
+        if "too many" in said or "starting up" in said or "shutting down" in said:
+            return _refusal(error)
+        return Diagnosis(condition=Condition.DAMAGED, seen=_last_line(error))
+    return Diagnosis(condition=Condition.HEALTHY, seen="it answers a query")
+
+
+def look(server: Server, repository: Repository, *, read_all: bool = True) -> Diagnosis:
+    """Say what state the server and its data are in, against the newest backup set.
+
+    Damaged means: it answers, but relations of the newest set are gone, a table cannot be read to its end, or the
+    data directory is not the one that was backed up (an image that finds its directory empty makes a new, empty
+    database and calls itself healthy).
+    """
+    found = answers(server)
+    if found.condition is not Condition.HEALTHY:
+        return found
+    newest = next((one for one in repository.sets(server.spec.store) if one.manifest and not one.broken), None)
+    try:
+        with server.connect(statement=server.spec.scan_timeout) as connection:
+            missing = _missing(connection, newest)
+            replaced = newest is not None and identity(connection) not in repository.identities(newest)
+            broken = unreadable(connection, note) if read_all else ()
+    except psycopg.Error as error:
+        return _refusal(error)
+    reasons = [
+        *([f"tables of the last backup are gone: {', '.join(missing)}"] if missing else []),
+        *([f"tables cannot be read: {'; '.join(broken)}"] if broken else []),
+        *(["the data directory is not the one that was backed up"] if replaced else []),
+    ]
+    if reasons:
+        return Diagnosis(
+            condition=Condition.DAMAGED, seen="; ".join(reasons), missing=missing, unreadable=broken, replaced=replaced
+        )
+    return Diagnosis(
+        condition=Condition.HEALTHY,
+        seen="it answers and every table was read" if read_all else "it answers and no table is missing",
+    )
+
+
+@step(timeout=timedelta(minutes=15))
+def diagnose_database(server: Server, repository: Repository) -> Diagnosis:
+    """Give the condition of the server; changes nothing."""
+    return look(server, repository)
+
+
+@step(timeout=timedelta(minutes=20), retries=1)
+def restart_database(server: Server, repository: Repository, starting: bool) -> Diagnosis:
+    """Restart the server and give its condition once it answers or its time is up; changes no data.
+
+    One that is ``starting`` is given its time first: a restart would throw its crash recovery away.
+    """
+    if starting and wait_until_it_answers(server).condition is Condition.HEALTHY:
+        return look(server, repository)
+    note(f"restarting {server.spec.service}")
+    try:
+        server.stack.restart(server.spec.service)
+    except RecoveryError as error:
+        return Diagnosis(condition=Condition.DOWN, seen=f"the restart failed: {error.what}")
+    found = wait_until_it_answers(server)
+    return found if found.condition is not Condition.HEALTHY else look(server, repository)
+
+
+def wait_until_it_answers(server: Server) -> Diagnosis:
+    """Poll until the server answers, has ended, or its restart time-out is up; gives the last thing seen."""
+    deadline = time.monotonic() + server.spec.restart_timeout.total_seconds()
+    pause = 0.1
+    ended = 0
+    while True:
+        found = answers(server)
+        if found.condition in (Condition.HEALTHY, Condition.DAMAGED) or time.monotonic() > deadline:
+            return found
+        # A server that has exited does not come back by waiting; once may be the stack's own restart.
+        ended = ended + 1 if found.condition is Condition.DOWN else 0
+        if ended >= 5:
+            return found
+        note(f"{server.component}: {found}")
+        time.sleep(pause)
+        pause = min(pause * 1.5, 1.0)
+
+
+def identity(connection: Connection) -> str:
+    """Give the server's system identifier, made anew by every initdb."""
+    row = connection.execute("SELECT system_identifier::text FROM pg_control_system()").fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def crash_safe(server: Server) -> tuple[bool, str]:
+    """Say whether a crash of the server can lose an acknowledged commit, by its settings (manual, section 28.1)."""
+    with server.connect() as connection:
+        rows = connection.execute(
+            "SELECT name, setting FROM pg_settings "
+            "WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit') ORDER BY 1"
+        ).fetchall()
+    off = [f"{name}={setting}" for name, setting in rows if setting == "off"]
+    return not off, (
+        "the WAL was replayed; fsync, full_page_writes and synchronous_commit are on" if not off else ", ".join(off)
+    )
+
+
+def database_names(connection: Connection) -> frozenset[str]:
+    return frozenset(str(row[0]) for row in connection.execute("SELECT datname FROM pg_database").fetchall())
+
+
+def server_now(connection: Connection) -> datetime:
+    """Give the server's clock as aware UTC."""
+    row = connection.execute("SELECT now()").fetchone()
+    assert row is not None and isinstance(row[0], datetime)
+    return row[0].astimezone(UTC)
+
+
+def quoted(name: str) -> sql.Identifier:
+    return sql.Identifier(name)
+
+
+def _missing(connection: Connection, newest: BackupSet | None) -> tuple[str, ...]:
+    if newest is None or newest.manifest is None:
+        return ()
+    there = {name for name, _ in relations(connection)}
+    return tuple(table.name for table in newest.manifest.content.tables if table.name not in there)
+
+
+def _refusal(error: psycopg.Error) -> Diagnosis:
+    said = str(error)
+    if "too many clients" in said or "too many connections" in said or "remaining connection slots" in said:
+        return Diagnosis(condition=Condition.EXHAUSTED, seen=_last_line(error))
+    if "starting up" in said or "not yet accepting" in said or "recovery" in said:
+        return Diagnosis(condition=Condition.STARTING, seen=_last_line(error))
+    return Diagnosis(condition=Condition.REFUSING, seen=_last_line(error))
+
+
+def _last_line(error: psycopg.Error) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1].removeprefix("FATAL:").strip() if lines else type(error).__name__

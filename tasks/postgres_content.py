@@ -1,0 +1,151 @@
+"""What a PostgreSQL database holds: schema fingerprint, rows and digests, read at one snapshot."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import psycopg
+from psycopg import sql
+
+from recoup.catalog import SequenceValue, TableContent
+
+Connection = psycopg.Connection[tuple[object, ...]]
+
+_USER_SCHEMA = "n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'"
+_NOT_EXTENSION = (
+    "NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = {catalog}::regclass AND d.objid = {oid} AND d.deptype = 'e')"
+)
+_OWN_RELATION = _NOT_EXTENSION.format(catalog="'pg_class'", oid="c.oid")
+_OWN_FUNCTION = _NOT_EXTENSION.format(catalog="'pg_proc'", oid="p.oid")
+_OWN_TYPE = _NOT_EXTENSION.format(catalog="'pg_type'", oid="t.oid")
+
+_RELATIONS = f"""
+SELECT format('%I.%I', n.nspname, c.relname), pg_total_relation_size(c.oid)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND {_USER_SCHEMA} AND {_OWN_RELATION}
+ORDER BY 2 DESC, 1
+"""
+
+# Every line that must be the same in a restored database, independent of oids and of dropped columns' gaps.
+_SCHEMA = f"""
+SELECT format('relation %I.%I %s owner=%s', n.nspname, c.relname, c.relkind, pg_get_userbyid(c.relowner))
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  WHERE c.relkind IN ('r','p','v','m','S','f') AND c.relpersistence <> 't' AND {_USER_SCHEMA} AND {_OWN_RELATION}
+UNION ALL
+SELECT format('column %I.%I %s %I %s null=%s default=%s generated=%s identity=%s', n.nspname, c.relname,
+    row_number() OVER (PARTITION BY c.oid ORDER BY a.attnum), a.attname, format_type(a.atttypid, a.atttypmod),
+    NOT a.attnotnull, pg_get_expr(ad.adbin, ad.adrelid), a.attgenerated, a.attidentity)
+  FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN pg_attrdef ad ON ad.adrelid = c.oid AND ad.adnum = a.attnum
+  WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r','p','v','m','f') AND c.relpersistence <> 't'
+    AND {_USER_SCHEMA} AND {_OWN_RELATION}
+UNION ALL
+SELECT format('constraint %I.%I %I %s', n.nspname, c.relname, o.conname, pg_get_constraintdef(o.oid))
+  FROM pg_constraint o JOIN pg_class c ON c.oid = o.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+  WHERE {_USER_SCHEMA} AND {_OWN_RELATION}
+UNION ALL
+SELECT format('index %s', pg_get_indexdef(i.indexrelid))
+  FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+  WHERE {_USER_SCHEMA} AND {_OWN_RELATION}
+UNION ALL
+SELECT format('view %I.%I %s', n.nspname, c.relname, pg_get_viewdef(c.oid))
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  WHERE c.relkind IN ('v','m') AND {_USER_SCHEMA} AND {_OWN_RELATION}
+UNION ALL
+SELECT format('function %s', pg_get_functiondef(p.oid))
+  FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+  WHERE p.prokind IN ('f','p') AND {_USER_SCHEMA} AND {_OWN_FUNCTION}
+UNION ALL
+SELECT format('trigger %I.%I %s %s', n.nspname, c.relname, t.tgenabled, pg_get_triggerdef(t.oid))
+  FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+  WHERE NOT t.tgisinternal AND {_USER_SCHEMA}
+UNION ALL
+SELECT format('type %I.%I %s %s', n.nspname, t.typname, t.typtype,
+    (SELECT string_agg(e.enumlabel, ',' ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid))
+  FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
+  WHERE t.typtype IN ('e','d','r') AND {_USER_SCHEMA} AND {_OWN_TYPE}
+UNION ALL
+SELECT format('policy %I.%I %s', schemaname, tablename, policyname) FROM pg_policies
+UNION ALL
+SELECT format('grant %I.%I %s %s to %s', n.nspname, c.relname, x.privilege_type, x.is_grantable,
+    CASE x.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(x.grantee) END)
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace,
+    aclexplode(coalesce(c.relacl, acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", c.relowner))) x
+  WHERE c.relkind IN ('r','p','v','m','S','f') AND c.relpersistence <> 't' AND {_USER_SCHEMA} AND {_OWN_RELATION}
+UNION ALL
+SELECT format('extension %s', extname) FROM pg_extension
+"""
+
+_UNSOUND = f"""
+SELECT format('constraint %I on %I.%I is not validated', o.conname, n.nspname, c.relname)
+  FROM pg_constraint o JOIN pg_class c ON c.oid = o.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+  WHERE NOT o.convalidated AND {_USER_SCHEMA}
+UNION ALL
+SELECT format('index %s is not valid', i.indexrelid::regclass)
+  FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+  WHERE NOT i.indisvalid AND {_USER_SCHEMA}
+ORDER BY 1
+"""
+
+
+def relations(connection: Connection) -> tuple[tuple[str, int], ...]:
+    """Give each table that holds rows, as a quoted ``schema.name`` with its size in bytes, largest first."""
+    return tuple((str(name), int(str(size))) for name, size in connection.execute(_RELATIONS).fetchall())
+
+
+def schema_lines(connection: Connection) -> tuple[str, ...]:
+    """Give the schema as sorted lines: relations, columns, constraints, indexes, views, functions, triggers, grants."""
+    return tuple(sorted(str(row[0]) for row in connection.execute(_SCHEMA).fetchall()))
+
+
+def fingerprint(lines: Sequence[str]) -> str:
+    """Give the SHA-256 of schema lines, in hexadecimal."""
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def unsound(connection: Connection) -> tuple[str, ...]:
+    """Name the constraints that were never validated and the indexes that are not valid."""
+    return tuple(str(row[0]) for row in connection.execute(_UNSOUND).fetchall())
+
+
+def measure(connection: Connection, table: str) -> TableContent:
+    """Read a table to its end and give its rows and a digest that does not depend on their order.
+
+    The digest is the sum of a 64-bit hash of each row's text: it is comparable between servers of one major version
+    whose text settings are those that ``Server.connect`` sets.
+    """
+    # The alias is one no column bears: a column of the same name would be taken for the row.
+    query = sql.SQL(
+        "SELECT count(*), coalesce(sum(hashtextextended(recoup_row_::text, 0)::numeric), 0)::text "
+        "FROM ONLY {} recoup_row_"
+    ).format(sql.SQL(table))
+    row = connection.execute(query).fetchone()
+    assert row is not None
+    return TableContent(name=table, rows=int(str(row[0])), digest=str(row[1]))
+
+
+def unreadable(connection: Connection, tell: Callable[[str], None]) -> tuple[str, ...]:
+    """Read every table to its end and name those that cannot be, with the server's reason; largest first."""
+    found = []
+    for table, size in relations(connection):
+        tell(f"reading {table} ({size / 1e6:.0f} MB)")
+        try:
+            measure(connection, table)
+        except (
+            psycopg.errors.InternalError,
+            psycopg.errors.UndefinedFile,
+            psycopg.errors.IoError,
+            psycopg.errors.DataError,
+        ) as error:
+            found.append(f"{table}: {str(error).splitlines()[0]}")
+    return tuple(found)
+
+
+def sequences(connection: Connection) -> tuple[SequenceValue, ...]:
+    """Give the last value of every sequence that was used."""
+    rows = connection.execute(
+        "SELECT format('%I.%I', schemaname, sequencename), last_value FROM pg_sequences "
+        "WHERE last_value IS NOT NULL ORDER BY 1"
+    ).fetchall()
+    return tuple(SequenceValue(name=str(name), value=int(str(value))) for name, value in rows)

@@ -1,0 +1,338 @@
+"""Restoring a PostgreSQL database: into a new one beside the old, compared with its manifest, swapped by rename."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import threading
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from recoup.catalog import BackupSet, DatabaseShape, Repository, problems
+from recoup.errors import PreconditionError, ProgramError, RecoveryError
+from recoup.records import Check, Frozen, Outcome, SkippedSet
+from tasks.postgres import Condition, Connection, Server, database_names, identity, quoted, wait_until_it_answers
+from tasks.postgres_compare import compare
+from tasks.step import note, step
+
+RESTORE = timedelta(hours=8)
+_COMPLETE = b"-- PostgreSQL database dump complete"
+
+
+class Chosen(Frozen):
+    """The newest good backup set, and the newer ones that were skipped with the reason."""
+
+    set_id: str
+    recovery_point: datetime | None
+    legacy: bool
+    skipped: tuple[SkippedSet, ...] = ()
+
+    def __str__(self) -> str:
+        skipped = (
+            f"; skipped {len(self.skipped)}: " + "; ".join(f"{s.set_id} ({s.reason})" for s in self.skipped)
+            if self.skipped
+            else ""
+        )
+        return f"{self.set_id}{skipped}"
+
+
+class Made(Frozen):
+    """A server that answers; ``aside`` says where the old data are, empty when they were not moved."""
+
+    aside: str = ""
+
+    def __str__(self) -> str:
+        return f"a new server answers; the old data are at {self.aside}" if self.aside else "the server answers"
+
+
+class Restored(Frozen):
+    """A database that was restored beside the old one and compared with its manifest."""
+
+    database: str
+    checks: tuple[Check, ...]
+
+    def __str__(self) -> str:
+        return f"restored into {self.database}"
+
+
+class Swapped(Frozen):
+    """The restored database bears the name; the old one is kept under ``kept``."""
+
+    kept: str
+
+    def __str__(self) -> str:
+        return f"the old database is kept as {self.kept}" if self.kept else "there was no old database"
+
+
+@step(timeout=timedelta(hours=1))
+def choose_backup(server: Server, repository: Repository, wanted: str) -> Chosen:
+    """Give the backup set to restore; see find_backup."""
+    return find_backup(server, repository, wanted)
+
+
+def find_backup(server: Server, repository: Repository, wanted: str) -> Chosen:
+    """Give the newest set that is whole (``latest``), or the named one; raises RecoveryError when there is none.
+
+    A set is whole when every file has its sha256 and ``pg_restore --list`` reads it; a dump of the written plan's
+    script when its gzip ends well and the dump's own closing line stands in it.
+    """
+    known = repository.sets(server.spec.store)
+    candidates = known if wanted == "latest" else (repository.get(server.spec.store, wanted),)
+    skipped: list[SkippedSet] = []
+    for one in candidates:
+        note(f"verifying {one.set_id}")
+        wrong = _wrong(server, one)
+        if not wrong:
+            return Chosen(
+                set_id=one.set_id,
+                recovery_point=one.recovery_point,
+                legacy=one.manifest is None,
+                skipped=tuple(skipped),
+            )
+        skipped.append(SkippedSet(set_id=one.set_id, reason=wrong))
+    looked = "; ".join(f"{s.set_id}: {s.reason}" for s in skipped) or "there is no set at all"
+    raise RecoveryError(
+        f"no good backup set in {repository.root}: {looked}",
+        state="no data was touched",
+        next_step="bring a good set into the repository (a copy elsewhere?), then run the recovery again",
+    )
+
+
+@step(timeout=timedelta(minutes=15))
+def make_new_server(server: Server, label: str) -> Made:
+    """Move the data of a server that cannot start aside, whole, and let it begin with new ones."""
+    server.stack.stop(server.spec.service)
+    note("moving the old data aside")
+    aside = server.stack.put_aside(server.spec.service, label=label)
+    server.stack.start(server.spec.service)
+    found = wait_until_it_answers(server)
+    if found.condition is not Condition.HEALTHY:
+        raise RecoveryError(
+            f"the new server does not answer either: {found}",
+            state=f"the old data are at {aside}; the new data directory is empty or fresh",
+            next_step="read the service's log (recoup shows its last lines), mend the cause, run the recovery again",
+        )
+    return Made(aside=aside)
+
+
+@step(timeout=RESTORE, retries=1)
+def restore_beside(server: Server, repository: Repository, set_id: str, target: str) -> Restored:
+    """Restore a set into a new database beside the old one and compare it with the manifest.
+
+    A database of the same target name can only be an unfinished attempt of this run, and is made anew. Raises
+    RecoveryError when the restore or the comparison fails; the old database is untouched and the half-made one removed.
+    """
+    one = repository.get(server.spec.store, set_id)
+    try:
+        _create(server, one, target)
+        _load(server, one, target)
+        checks = compare(server, one, target)
+    except (ProgramError, psycopg.Error, OSError) as error:
+        what = error.what if isinstance(error, ProgramError) else str(error).splitlines()[0]
+        removed = _drop(server, target)
+        raise RecoveryError(
+            f"the restore of {set_id} failed: {what}",
+            state="the old database is untouched; "
+            + ("the half-made one was removed" if removed else f"{target} is half-made"),
+            next_step="mend what is named (space on the database's disk? version?), then run the recovery again",
+        ) from None
+    failed = [check for check in checks if check.outcome is Outcome.FAILED]
+    if failed:
+        raise RecoveryError(
+            f"what was restored from {set_id} is not what was backed up: "
+            + "; ".join(f"{c.name}: {c.seen}" for c in failed[:3]),
+            state=f"the old database is untouched; the restored one is kept as {target} to be looked at",
+            next_step="run the recovery again with an older set: recoup recover database --backup SET",
+        )
+    return Restored(database=target, checks=checks)
+
+
+@step(timeout=timedelta(minutes=5), retries=2)
+def swap_databases(server: Server, repository: Repository, set_id: str, target: str, kept: str) -> Swapped:
+    """Give the restored database its name and keep the old one under another, in one transaction; safe to repeat."""
+    live = server.spec.database
+    try:
+        with server.connect(server.spec.maintenance_database) as connection:
+            names = database_names(connection)
+            if target in names:
+                had_old = live in names
+                if had_old:
+                    connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(quoted(live)))
+                _end_sessions(connection, (live, target))
+                with connection.transaction():
+                    if had_old:
+                        connection.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(quoted(live), quoted(kept)))
+                    connection.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(quoted(target), quoted(live)))
+            elif live not in names:
+                raise RecoveryError(
+                    f"neither {live} nor {target} is there",
+                    state="the restored database is gone",
+                    next_step="run the recovery again with --fresh",
+                )
+            repository.note_restored(repository.get(server.spec.store, set_id), identity(connection))
+            return Swapped(kept=kept if kept in database_names(connection) else "")
+    except psycopg.Error as error:
+        raise RecoveryError(
+            f"the swap failed: {str(error).splitlines()[0]}",
+            state=f"{live} may refuse connections; the restored database is kept as {target}",
+            next_step="run the recovery again: it goes on here",
+        ) from None
+
+
+def restore_command(server: Server, one: BackupSet, target: str) -> tuple[str, ...]:
+    """Give the argv of the parallel restore of a set's dump into a database."""
+    return (
+        "pg_restore",
+        f"--jobs={server.spec.backup.jobs}",
+        "--exit-on-error",
+        "--no-password",
+        f"--dbname={target}",
+        str(one.path / "dump"),
+    )
+
+
+def legacy_command(target: str) -> tuple[str, ...]:
+    """Give the argv that loads a plain SQL dump from its input: the first error ends it and nothing of it stays."""
+    return (
+        "psql",
+        "--no-psqlrc",
+        "--quiet",
+        "--no-password",
+        "--set=ON_ERROR_STOP=1",
+        "--single-transaction",
+        f"--dbname={target}",
+    )
+
+
+def _wrong(server: Server, one: BackupSet) -> str:
+    if one.broken:
+        return one.broken
+    if one.manifest is None:
+        return _legacy_wrong(one.path)
+    if found := problems(one):
+        return found
+    return ""
+
+
+def _legacy_wrong(path: Path) -> str:
+    last = b""
+    try:
+        with gzip.open(path) as file:
+            while block := file.read(1 << 20):
+                last = (last + block)[-4096:]
+    except (OSError, EOFError) as error:
+        return f"its gzip is damaged: {error}"
+    return "" if _COMPLETE in last else "the dump's closing line is missing: pg_dump did not finish"
+
+
+def _create(server: Server, one: BackupSet, target: str) -> None:
+    if one.manifest is not None:
+        _apply_globals(server, one, one.manifest.shape)
+    with server.connect(server.spec.maintenance_database) as connection:
+        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(quoted(target)))
+        connection.execute(_create_statement(server, one, target))
+        for setting in one.manifest.shape.settings if one.manifest else ():
+            name, _, value = setting.partition("=")
+            connection.execute(
+                sql.SQL("ALTER DATABASE {} SET {} TO {}").format(quoted(target), quoted(name), sql.Literal(value))
+            )
+
+
+def _create_statement(server: Server, one: BackupSet, target: str) -> sql.Composed:
+    if one.manifest is None:
+        return sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(quoted(target))
+    shape = one.manifest.shape
+    return sql.SQL("CREATE DATABASE {} TEMPLATE template0 OWNER {} ENCODING {} LC_COLLATE {} LC_CTYPE {}").format(
+        quoted(target),
+        quoted(shape.owner),
+        sql.Literal(shape.encoding),
+        sql.Literal(shape.collate),
+        sql.Literal(shape.ctype),
+    )
+
+
+def _apply_globals(server: Server, one: BackupSet, shape: DatabaseShape) -> None:
+    with server.connect(server.spec.maintenance_database) as connection:
+        there = {str(row[0]) for row in connection.execute("SELECT rolname FROM pg_roles").fetchall()}
+    absent = set(shape.roles) - there
+    if not absent:
+        return
+    note(f"restoring roles: {', '.join(sorted(absent))}")
+    with (one.path / "globals.sql").open("rb") as file:
+        # Roles that are there already answer with an error each; what counts is looked at next.
+        server.tool(
+            ("psql", "--no-psqlrc", "--quiet", "--no-password", f"--dbname={server.spec.maintenance_database}"),
+            timeout=timedelta(minutes=5),
+            stdin=file,
+            check=False,
+        )
+    with server.connect(server.spec.maintenance_database) as connection:
+        there = {str(row[0]) for row in connection.execute("SELECT rolname FROM pg_roles").fetchall()}
+    if still := set(shape.roles) - there:
+        raise OSError(0, f"roles could not be restored: {', '.join(sorted(still))}", None)
+
+
+def _load(server: Server, one: BackupSet, target: str) -> None:
+    if one.manifest is None:
+        note("loading the plain dump in one transaction")
+        with gzip.open(one.path) as file:
+            _stream(server, file, target)
+    else:
+        note(f"restoring {one.manifest.size / 1e6:.0f} MB, {one.manifest.content.rows:,} rows, in parallel")
+        server.tool(
+            restore_command(server, one, target),
+            timeout=RESTORE,
+            mounts=[one.path],
+            options="-c maintenance_work_mem=512MB -c synchronous_commit=off",
+        )
+    note("collecting statistics")
+    server.tool(
+        ("vacuumdb", "--analyze-only", "--jobs=2", "--quiet", "--no-password", f"--dbname={target}"), timeout=RESTORE
+    )
+    with server.connect(server.spec.maintenance_database, statement=RESTORE) as connection:
+        # Asynchronous commits are on the disk for certain once the checkpoint has ended.
+        connection.execute("CHECKPOINT")
+
+
+def _end_sessions(connection: Connection, databases: tuple[str, ...]) -> None:
+    connection.execute(
+        "SELECT pg_terminate_backend(pid, 2000) FROM pg_stat_activity "
+        "WHERE datname = ANY(%s) AND pid <> pg_backend_pid()",
+        [list(databases)],
+    )
+
+
+def _drop(server: Server, target: str) -> bool:
+    try:
+        with server.connect(server.spec.maintenance_database) as connection:
+            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(quoted(target)))
+    except (psycopg.Error, PreconditionError):
+        return False
+    return True
+
+
+def _stream(server: Server, file: gzip.GzipFile, target: str) -> None:
+    """Decompress through a pipe into psql, so that a dump of any size needs no room."""
+    reader, writer = os.pipe()
+    failures: list[str] = []
+
+    def pump() -> None:
+        with os.fdopen(writer, "wb") as sink:
+            try:
+                while block := file.read(1 << 20):
+                    sink.write(block)
+            except BrokenPipeError:
+                return
+            except (OSError, EOFError) as error:
+                failures.append(str(error))
+
+    pumping = threading.Thread(target=pump, daemon=True)
+    pumping.start()
+    with os.fdopen(reader, "rb") as source:
+        server.tool(legacy_command(target), timeout=RESTORE, stdin=source)
+    pumping.join()
+    if failures:
+        raise OSError(failures[0])
