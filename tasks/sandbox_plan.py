@@ -4,49 +4,67 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recoup.plan import ComposeSite, PostgresComponent, ProcessSite, RedisComponent, load_plan
+from recoup.plan import (
+    ChainComponent,
+    Component,
+    ComposeSite,
+    ConfigurationComponent,
+    Endpoint,
+    PostgresComponent,
+    ProcessSite,
+    RedisComponent,
+    ServiceComponent,
+    load_plan,
+)
+from recoup.stacks import Stack, open_stack
 from tasks.sandbox_process import DATABASE, DATABASE_USER, HTTP_PORT
 
 _PLAN = Path(__file__).resolve().parent.parent / "infra" / "plan.yaml"
+_NODES = {"neo-n3": "neo-n3-rpc", "evm": "neo-x-rpc"}
 
 
 def write_plan(directory: Path, identity: str, site: ComposeSite | ProcessSite, url: str) -> Path:
     """Write ``directory/plan.yaml`` and give its path: every address, place and secret in it is the sandbox's own."""
     plan = load_plan(_PLAN)
-
-    def secret(name: str) -> str:
-        return f"file:{directory / 'secrets' / name}"
-
-    components = {}
-    for name, component in plan.components.items():
-        if isinstance(component, PostgresComponent):
-            component = component.model_copy(
-                update={
-                    "service": "postgres",
-                    "port": 5432,
-                    "database": DATABASE,
-                    "user": DATABASE_USER,
-                    "password": secret("db_password"),
-                }
-            )
-        elif isinstance(component, RedisComponent):
-            component = component.model_copy(
-                update={"service": "redis", "port": 6379, "password": secret("redis_password")}
-            )
-        components[name] = component
     gateway = plan.platform.gateway
     login = gateway.login and gateway.login.model_copy(
-        update={"username": secret("smoke_user"), "password": secret("smoke_password")}
+        update={"username": _secret(directory, "smoke_user"), "password": _secret(directory, "smoke_password")}
     )
     platform = plan.platform.model_copy(
         update={
             "name": f"sandbox-{identity}",
+            "address": url,
             "stack": site,
             "state": directory / "state",
             "repository": directory / "backups",
             "gateway": gateway.model_copy(update={"url": url, "port": HTTP_PORT, "login": login}),
         }
     )
+    moved = plan.model_copy(update={"platform": platform})
+    stack = open_stack(moved)
+    components = {name: _own(component, directory, stack) for name, component in plan.components.items()}
     path = directory / "plan.yaml"
-    path.write_text(plan.model_copy(update={"platform": platform, "components": components}).dump_yaml(), "utf-8")
+    path.write_text(moved.model_copy(update={"components": components}).dump_yaml(), encoding="utf-8")
     return path
+
+
+def _own(component: Component, directory: Path, stack: Stack) -> Component:
+    if isinstance(component, PostgresComponent):
+        password = _secret(directory, "db_password")
+        own = {"service": "postgres", "port": 5432, "database": DATABASE, "user": DATABASE_USER, "password": password}
+        return component.model_copy(update={**own, "container": None})
+    if isinstance(component, RedisComponent):
+        password = _secret(directory, "redis_password")
+        return component.model_copy(update={"service": "redis", "port": 6379, "password": password, "container": None})
+    if isinstance(component, ServiceComponent):
+        return component.model_copy(update={"container": None})
+    if isinstance(component, ChainComponent):
+        host, port = stack.endpoint(_NODES[component.protocol], HTTP_PORT)
+        return component.model_copy(update={"endpoints": (Endpoint(url=f"http://{host}:{port}"),)})
+    if isinstance(component, ConfigurationComponent):
+        return component.model_copy(update={"checkout": directory / "configuration"})
+    return component
+
+
+def _secret(directory: Path, name: str) -> str:
+    return f"file:{directory / 'secrets' / name}"

@@ -78,15 +78,12 @@ def tear_down(directory: Path, identity: str) -> None:
         stack = ProcessStack.open(directory)
         with ThreadPoolExecutor(max_workers=len(stack.names)) as pool:
             list(pool.map(stack.kill, stack.names))
-    left = proctable.dwelling(directory)
-    while left:
-        if stubborn := proctable.end(left):
-            raise RecoveryError(
-                f"process {', '.join(str(p.pid) for p in stubborn)} of sandbox {identity} ignores SIGKILL",
-                state=f"the sandbox's files are still in {directory}",
-                next_step="see what the process waits for; the next sandbox that starts cleans up again",
-            )
-        left = proctable.dwelling(directory)
+    if stubborn := proctable.end(lambda: proctable.dwelling(directory)):
+        raise RecoveryError(
+            f"process {', '.join(str(p.pid) for p in stubborn)} of sandbox {identity} ignores SIGKILL",
+            state=f"the sandbox's files are still in {directory}",
+            next_step="see what the process waits for; the next sandbox that starts cleans up again",
+        )
     _short_socket_place(identity, remove=True)
 
 

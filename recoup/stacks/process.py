@@ -24,7 +24,7 @@ from recoup.errors import PreconditionError, ProgramError, RecoveryError
 from recoup.process import Command, Completed, run
 from recoup.secrets import resolve
 from recoup.stacks import Health, ServiceState, proctable
-from recoup.stacks.process_logs import STARTING, excerpt
+from recoup.stacks.process_logs import ENDED, STARTING, excerpt
 from recoup.stacks.process_probe import answers
 from recoup.stacks.process_spec import ServiceSpec, StackSpec
 
@@ -104,7 +104,7 @@ class ProcessStack:
     def kill(self, service: str) -> None:
         spec = self._service(service)
         with self._held(spec, _AT_ONCE):
-            self._kill(spec)
+            self._clear(spec, self._identity(spec))
 
     def restart(self, service: str, *, timeout: timedelta = STOP) -> None:
         spec = self._service(service)
@@ -216,8 +216,7 @@ class ProcessStack:
         pid_file.truncate()
         user = None if spec.drops else _drop_to(spec)
         with self._log_file(spec).open("ab") as log:
-            log.write(f"{datetime.now(UTC).isoformat(sep=' ')}{STARTING}{spec.name}\n".encode())
-            log.flush()
+            _mark(log, STARTING, spec)
             try:
                 child = subprocess.Popen(
                     ("/bin/sh", "-c", _DAEMON, spec.name, *spec.argv),
@@ -245,20 +244,17 @@ class ProcessStack:
 
     def _stop(self, spec: ServiceSpec, timeout: timedelta) -> None:
         who = self._identity(spec)
+        running = who is not None and _running(who)
         if who and proctable.send(who, signal.Signals[spec.stop_signal]):
             proctable.wait_gone(who, timeout)
-        self._kill(spec)
-
-    def _kill(self, spec: ServiceSpec) -> None:
-        who = self._identity(spec)
-        if who:
-            # Held still, it cannot fork a child that is not in the list of those to be killed.
-            proctable.send(who, signal.SIGSTOP)
         self._clear(spec, who)
+        if running:
+            with self._log_file(spec).open("ab") as log:
+                _mark(log, ENDED, spec)
 
     def _clear(self, spec: ServiceSpec, who: proctable.Identity | None) -> None:
         """End whatever is left of the service: PostgreSQL's children outlive a killed parent while they are busy."""
-        left = proctable.end({*(proctable.family(who) if who else ()), *self._remains(spec)})
+        left = proctable.end(lambda: (*(proctable.family(who) if who else ()), *self._remains(spec)))
         if left:
             raise RecoveryError(
                 f"{spec.name} cannot be ended: process {', '.join(str(p.pid) for p in left)} ignores SIGKILL",
@@ -347,6 +343,11 @@ def _read_spec(directory: Path) -> StackSpec:
         ) from None
     except ValidationError as error:
         raise PreconditionError(f"the stack description {path} is not valid: {error}") from None
+
+
+def _mark(log: BinaryIO, event: str, spec: ServiceSpec) -> None:
+    log.write(f"{datetime.now(UTC).isoformat(sep=' ')}{event}{spec.name}\n".encode())
+    log.flush()
 
 
 def _running(who: proctable.Identity) -> bool:

@@ -7,8 +7,9 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
-# What the stack itself writes into the log at each start.
+# What the stack itself writes into the log at each start and stop.
 STARTING = " recoup: starting "
+ENDED = " recoup: stopped "
 _KEPT = 8 * 1024 * 1024
 # "2026-01-31 09:00:00.123 UTC" or "2026-01-31T09:00:00+00:00" near the line's beginning; Redis: "12:M 31 Jan 2026 …".
 _ISO = re.compile(r"^.{0,24}?(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d(?:[.,]\d{1,6})?)\s?(Z|UTC|[+-]\d\d:?\d\d)?")

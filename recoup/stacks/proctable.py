@@ -7,7 +7,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -117,11 +117,25 @@ def dwelling(directory: Path) -> tuple[Identity, ...]:
     return tuple(found)
 
 
-def end(processes: Iterable[Identity], timeout: timedelta = timedelta(seconds=10)) -> tuple[Identity, ...]:
-    """SIGKILL each of them and wait until they are gone; gives those that are not."""
-    killed = [who for who in processes if send(who, signal.SIGKILL)]
+def end(find: Callable[[], Iterable[Identity]], timeout: timedelta = timedelta(seconds=10)) -> tuple[Identity, ...]:
+    """SIGKILL all that ``find`` finds until it finds no more, and wait until they are gone; gives those that are not.
+
+    Each is held still before any is killed: one that forks meanwhile would leave a child that nobody looks for.
+    """
     until = time.monotonic() + timeout.total_seconds()
-    return tuple(who for who in killed if not wait_gone(who, timedelta(seconds=until - time.monotonic())))
+    while found := set(find()):
+        held: set[Identity] = set()
+        while new := found - held:
+            for who in new:
+                send(who, signal.SIGSTOP)
+            held |= new
+            found |= set(find())
+        for who in found:
+            send(who, signal.SIGKILL)
+        left = [who for who in found if not wait_gone(who, timedelta(seconds=until - time.monotonic()))]
+        if left:
+            return tuple(left)
+    return ()
 
 
 def release_shared_memory(creator: int) -> None:

@@ -1,0 +1,32 @@
+"""What all tests share: the markers, and the guard that keeps unit tests off the network and away from programs."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+pytest.register_assert_rewrite("tests.stack_behaviour")
+
+_UNIT = Path(__file__).parent / "unit"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "docker: needs a real Docker engine")
+    config.addinivalue_line("markers", "slow: takes more than ten seconds")
+
+
+@pytest.fixture(autouse=True)
+def _unit_tests_touch_nothing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not request.path.is_relative_to(_UNIT):
+        return
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        pytest.fail("a unit test may neither open a connection nor run a program; it belongs into tests/services")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket.socket, "connect_ex", refuse)
+    monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
