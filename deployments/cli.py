@@ -1,0 +1,123 @@
+"""The command line: recoup. Errors become one message and an exit code, never a traceback.
+
+Exit codes: 0 done, recovered; 1 ran, and did not recover or proved nothing; 2 could not run; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+import recoup
+from recoup.errors import RecoupError
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One command: the module that holds it under the command's own name, and its line in the help."""
+
+    module: str
+    help: str
+
+
+COMMANDS = {
+    "plan": Entry("deployments.plan_commands", "Check, show and describe the plan."),
+    "recover": Entry("deployments.run_commands", "Recover a component by the plan's procedure."),
+    "drill": Entry("deployments.run_commands", "Drill a procedure on a sandbox that is really broken."),
+    "backup": Entry("deployments.run_commands", "Take, list and verify backup sets."),
+    "report": Entry("deployments.report_commands", "Show recovery records: the last, one, or all with compliance."),
+    "serve": Entry("deployments.serve", "Serve the plan's procedures and schedules from a Prefect server."),
+}
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    signal.signal(signal.SIGTERM, _terminated)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and give its exit code."""
+    try:
+        build(arguments)(args=list(arguments), prog_name="recoup")
+    except SystemExit as left:
+        return left.code if isinstance(left.code, int) else int(left.code is not None)
+    except RecoupError as error:
+        _complain(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return INTERRUPTED
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        _complain(f"the machine refused: {error.strerror or error}{where}")
+        return RecoupError.exit_code
+    return 0
+
+
+def build(arguments: Sequence[str]) -> typer.Typer:
+    """Give the application with only the asked-for command imported: importing Prefect costs seconds."""
+    root = typer.Typer(
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    root.callback()(_recoup)
+    chosen = next((argument for argument in arguments if not argument.startswith("-")), None)
+    for name, entry in COMMANDS.items():
+        if name == chosen:
+            _add(root, name, entry)
+        else:
+            root.command(name, help=entry.help)(_stub)
+    return root
+
+
+def _add(root: typer.Typer, name: str, entry: Entry) -> None:
+    module = importlib.import_module(entry.module)
+    found = getattr(module, name, None) or module.app
+    if isinstance(found, typer.Typer):
+        root.add_typer(found, name=name, help=entry.help)
+    else:
+        root.command(name)(found)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"recoup {recoup.__version__}")
+        raise typer.Exit
+
+
+def _recoup(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    """The disaster-recovery plan that runs, is drilled, and measures its own RTO and RPO."""
+
+
+def _stub() -> None:
+    """Stands in the help for a command that was not asked for."""
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    # A service manager ends a run with SIGTERM; the record must be written then, as for Ctrl-C.
+    raise KeyboardInterrupt
+
+
+def _complain(text: str) -> None:
+    print(f"recoup: {text}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
