@@ -194,7 +194,7 @@ def service_of(component: Component) -> str | None:
 
 
 def load_plan(path: Path) -> Plan:
-    """Read a plan. Raises PlanError with every problem: ``place (line n): rule - why``; never repeats a secret's value."""
+    """Read a plan. Raises PlanError with every problem, ``place (line n): rule - why``; never repeats a secret."""
     text = plan_text.read(path)
     problems = list(text.problems)
     plan = None
@@ -203,8 +203,7 @@ def load_plan(path: Path) -> Plan:
         plan, repaired, faults = plan_faults.validate(Plan, text.data)
         problems += faults
         if repaired is not None:
-            wrong = tuple(problem.place for problem in problems)
-            problems += [found for found in broken(repaired) if not plan_faults.drawn_from(found, wrong)]
+            problems += [found for found in broken(repaired) if not plan_faults.drawn_from(found, problems)]
     if plan is None or problems:
         lines = plan_faults.lines(problems, text)
         raise PlanError(f"the plan {path} has {len(lines)} problem{'s' if len(lines) != 1 else ''}", lines)
@@ -219,5 +218,6 @@ def json_schema() -> str:
 
 def _unknown(what: str, name: str, known: Mapping[str, object]) -> PreconditionError:
     return PreconditionError(
-        f"the plan has no {what} named {name}", next_step=f"name one of: {', '.join(known)}" if known else f"add a {what} to the plan"
+        f"the plan has no {what} named {name}",
+        next_step=f"name one of: {', '.join(known)}" if known else f"add a {what} to the plan",
     )

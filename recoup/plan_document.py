@@ -82,7 +82,7 @@ class WrittenProcedure(Frozen):
 
 
 class Drill(Frozen):
-    """One test of the calendar. ``schedule`` is cron, in the calendar's time zone; ``scenario`` names what is rehearsed."""
+    """One test of the calendar. ``schedule`` is cron in the plan's time zone, ``scenario`` what is rehearsed."""
 
     name: Text
     every: Every

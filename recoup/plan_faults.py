@@ -6,7 +6,7 @@ import copy
 import difflib
 import re
 from collections.abc import Iterable, Iterator
-from typing import TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
@@ -18,13 +18,23 @@ from recoup.secrets import SecretRef
 M = TypeVar("M", bound=BaseModel)
 
 _REFERENCE: TypeAdapter[str] = TypeAdapter(SecretRef)
-_STAND_IN = "env:STAND_IN"
+# Tried in this order wherever a value is missing or wrong; they are judged by, and never used.
+_STAND_INS: tuple[object, ...] = (
+    *("stand-in", "1m", "env:STAND_IN", "/stand-in", "http://stand-in", 1, 200, [], {}, [{}], "STAND_IN", "1.0.0"),
+    *("0 0 1 1 *", "2026-01-01", "0x" + "0" * 40, "0x" + "0" * 64, "0" * 64),
+    *("critical", "GET", "database", "service", "nightly", "neo-n3"),
+    *({"kind": "process", "directory": "/"}, {"kind": "service", "tier": "critical", "service": "stand-in"}),
+)
+_ROUNDS = 80
 _NAMES_SECRET = re.compile(r"passw(or)?d|passphrase|secret|token|credential|private_?key|api_?key", re.IGNORECASE)
 # Keys that only speak of secrets.
 _INNOCENT = {"token_field"}
 _IN_TEXT = (
     (re.compile(r"[a-zA-Z][\w+.-]*://[^\s/:@]*:(?![$<{*])[^\s/@]+@"), "a password inside a URL"),
-    (re.compile(r"\b\w*(?:PASSWORD|PASSWD|SECRET|TOKEN|PGPASS)\w*=(?![$<{*\"'])[^\s;]+"), "a password given in a command's environment"),
+    (
+        re.compile(r"\b\w*(?:PASSWORD|PASSWD|SECRET|TOKEN|PGPASS)\w*=(?![$<{*\"'])[^\s;]+"),
+        "a password given in a command's environment",
+    ),
     (re.compile(r"--(?:password|pass|token|secret)[= ](?![$<{*\"'-])[^\s]+"), "a password given to a command"),
     (re.compile(r"\bredis-cli\b.*\s-a\s+(?![$<{*\"'])\S+"), "a password given to a command"),
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"), "a private key"),
@@ -52,26 +62,29 @@ def validate(model: type[M], data: dict[str, object]) -> tuple[M | None, M | Non
         good = model.model_validate(data)
         return good, good, []
     except ValidationError as error:
-        faults = error.errors(include_url=False, include_input=True, include_context=True)
+        faults = error.errors(include_url=False, include_input=False)
     known = _known_keys(model)
-    problems = [_problem(fault, known) for fault in faults]
-    try:
-        return None, model.model_validate(_repair(data, faults)), problems
-    except ValidationError:
-        return None, None, problems
+    problems = _without_misspelt([_problem(fault, known) for fault in faults])
+    return None, _repaired(model, data, known), problems
 
 
 def secrets_in_clear(data: object, place: Place = ()) -> list[Problem]:
     """Find passwords, keys and tokens that stand in the plan itself; their values are not repeated."""
     return [
-        Problem(at, _SECRET_RULE if not what else f"{_SECRET_RULE}: {what}", _SECRET_WHY) for at, what in _secrets(data, place)
+        Problem(at, _SECRET_RULE if not what else f"{_SECRET_RULE}: {what}", _SECRET_WHY)
+        for at, what in _secrets(data, place)
     ]
 
 
-def drawn_from(problem: Problem, wrong: tuple[Place, ...]) -> bool:
-    """Say whether a finding rests on something that is wrong itself."""
-    places = [place for place in (problem.place, *problem.rests_on) if place]
-    return any(one[: len(other)] == other or other[: len(one)] == one for one in places for other in wrong if other)
+def drawn_from(finding: Problem, faults: Iterable[Problem]) -> bool:
+    """Say whether a finding rests on something that is wrong itself, and so means nothing."""
+    wrong = {place for fault in faults for place in (fault.place, *fault.rests_on) if place}
+    above = any(_within(place, other) for place in (finding.place, *finding.rests_on) for other in wrong)
+    return above or any(_within(other, place) for place in finding.rests_on for other in wrong)
+
+
+def _within(place: Place, other: Place) -> bool:
+    return place[: len(other)] == other
 
 
 def lines(problems: Iterable[Problem], text: PlanText) -> tuple[str, ...]:
@@ -81,7 +94,8 @@ def lines(problems: Iterable[Problem], text: PlanText) -> tuple[str, ...]:
     kept = [p for p in found if p.rule.startswith(_SECRET_RULE) or p.place not in clear]
     numbered = sorted(((text.line(p.place) or 0, p) for p in kept), key=lambda pair: pair[0])
     return tuple(
-        f"{show_place(p.place)}{f' (line {number})' if number else ''}: {p.rule} - {p.why}".replace("\n", " ") for number, p in numbered
+        f"{show_place(p.place)}{f' (line {number})' if number else ''}: {p.rule} - {p.why}".replace("\n", " ")
+        for number, p in numbered
     )
 
 
@@ -89,7 +103,12 @@ def _secrets(data: object, place: Place) -> Iterator[tuple[Place, str]]:
     if isinstance(data, dict):
         for key, value in data.items():
             here = (*place, str(key))
-            if _names_secret(key) and isinstance(value, str | int | float) and not isinstance(value, bool) and not _is_reference(value):
+            if (
+                _names_secret(key)
+                and isinstance(value, str | int | float)
+                and not isinstance(value, bool)
+                and not _is_reference(value)
+            ):
                 yield here, ""
             else:
                 yield from _secrets(value, here)
@@ -117,9 +136,7 @@ def _is_reference(value: object) -> bool:
 def _place(location: tuple[int | str, ...]) -> Place:
     """Drop from pydantic's location what is not in the file: the kind that a union was told apart by."""
     parts = [part for part in location if part != "[key]"]
-    if parts[:1] == ["components"] and len(parts) > 2:
-        del parts[2]
-    elif parts[:2] == ["platform", "stack"] and len(parts) > 2:
+    if len(parts) > 2 and (parts[0] == "components" or parts[:2] == ["platform", "stack"]):
         del parts[2]
     return tuple(parts)
 
@@ -127,46 +144,67 @@ def _place(location: tuple[int | str, ...]) -> Place:
 def _problem(fault: ErrorDetails, known: set[str]) -> Problem:
     kind, place = fault["type"], _place(fault["loc"])
     message = fault["msg"].removeprefix("Value error, ")
+    why = _WHY.get(kind, "a value the procedures cannot use would stop them during an outage")
     if kind == "extra_forbidden":
-        near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.75)
-        rule = f"unknown key{f'; did you mean {near[0]}?' if near else ''}"
-    elif kind == "missing":
-        rule = "missing"
-    else:
-        rule = message[:1].lower() + message[1:]
+        near = _near(place, known)
+        rule = f"unknown key{f'; did you mean {near}?' if near else ''}"
+        return Problem(place, rule, why, ((*place[:-1], near),) if near else ())
+    if kind == "missing":
+        return Problem(place, "missing", why)
     if UNIT_MISSING in message:
-        return Problem(place, rule, _UNIT_WHY)
-    if "must be a reference" in message:
+        why = _UNIT_WHY
+    elif "must be a reference" in message:
         return Problem(place, _SECRET_RULE, _SECRET_WHY)
-    return Problem(place, rule, _WHY.get(kind, "a value the procedures cannot use would stop them during an outage"))
+    return Problem(place, message[:1].lower() + message[1:], why)
 
 
-def _repair(data: dict[str, object], faults: list[ErrorDetails]) -> dict[str, object]:
-    """Give the data without unknown keys and with stand-ins for durations and secrets that could not be read."""
+def _near(place: Place, known: set[str]) -> str:
+    return next(iter(difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.75)), "")
+
+
+def _without_misspelt(problems: list[Problem]) -> list[Problem]:
+    """Leave out what is only missing because its key is misspelt: that is one fault, not two."""
+    meant = {place for problem in problems for place in problem.rests_on}
+    return [problem for problem in problems if problem.rule != "missing" or problem.place not in meant]
+
+
+def _repaired(model: type[M], data: dict[str, object], known: set[str]) -> M | None:
+    """Give the model of the data with stand-ins wherever a value is missing or wrong; None when none would do.
+
+    Without this, one missing key would hide every rule that is broken elsewhere until the next attempt.
+    """
     mended = copy.deepcopy(data)
-    for fault in faults:
-        place = _place(fault["loc"])
-        owner: object = mended
-        for part in place[:-1]:
-            if isinstance(owner, dict) and part in owner:
-                owner = owner[part]
-            elif isinstance(owner, list) and isinstance(part, int) and part < len(owner):
-                owner = owner[part]
-            else:
-                break
+    tried: dict[Place, int] = {}
+    for _ in range(_ROUNDS):
+        try:
+            return model.model_validate(mended)
+        except ValidationError as error:
+            faults = error.errors(include_url=False, include_input=False)
+        for fault in faults:
+            place = _place(fault["loc"])
+            attempt = tried.get(place, 0)
+            if not place or attempt >= len(_STAND_INS):
+                return None
+            tried[place] = attempt + 1
+            owner = _owner(mended, place)
+            if isinstance(owner, dict) and (fault["type"] == "extra_forbidden" or "[key]" in fault["loc"]):
+                value = owner.pop(place[-1], None)
+                if near := _near(place, known):
+                    owner.setdefault(near, value)
+            elif owner is not None:
+                owner[place[-1]] = copy.deepcopy(_STAND_INS[attempt])
+    return None
+
+
+def _owner(data: object, place: Place) -> Any:
+    for part in place[:-1]:
+        if isinstance(data, dict):
+            data = data.get(part)
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+            data = data[part]
         else:
-            _mend(owner, place[-1] if place else "", fault)
-    return mended
-
-
-def _mend(owner: object, last: int | str, fault: ErrorDetails) -> None:
-    if isinstance(owner, dict):
-        if fault["type"] == "extra_forbidden":
-            owner.pop(last, None)
-        elif "a reference" in fault["msg"]:
-            owner[last] = _STAND_IN
-        elif "duration" in fault["msg"] or UNIT_MISSING in fault["msg"]:
-            owner[last] = "1m"
+            return None
+    return data
 
 
 def _known_keys(model: type[BaseModel], seen: set[type[BaseModel]] | None = None) -> set[str]:

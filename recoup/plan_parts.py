@@ -12,7 +12,13 @@ from pydantic import BeforeValidator, Field, PlainSerializer, StringConstraints,
 from recoup.records import Frozen
 from recoup.secrets import SecretRef
 
-_UNITS = {"ms": timedelta(milliseconds=1), "s": timedelta(seconds=1), "m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
+_UNITS = {
+    "ms": timedelta(milliseconds=1),
+    "s": timedelta(seconds=1),
+    "m": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+}
 _DURATION = re.compile(r"(?:\d{1,9}(?:ms|[smhd]))+")
 _PART = re.compile(r"(\d+)(ms|[smhd])")
 _NUMBER = re.compile(r"[+-]?[\d._:]+")
@@ -20,7 +26,7 @@ UNIT_MISSING = "unit missing"
 
 
 def parse_duration(value: object) -> timedelta:
-    """Give the duration that a text such as ``15m``, ``1h30m``, ``0m`` or ``500ms`` means; ValueError for anything else."""
+    """Give the duration of a text such as ``15m``, ``1h30m``, ``0m`` or ``500ms``; ValueError for anything else."""
     if isinstance(value, timedelta):
         return value
     if isinstance(value, bool) or not isinstance(value, str | int | float):
@@ -50,7 +56,9 @@ Duration = Annotated[
 # The default handling would let an editor accept a password; the schema says the same as the validator does.
 Secret = Annotated[
     SecretRef,
-    WithJsonSchema({"type": "string", "pattern": "^(env:|file:/|dotenv:/)", "description": "where the secret is, never the secret"}),
+    WithJsonSchema(
+        {"type": "string", "pattern": "^(env:|file:/|dotenv:/)", "description": "where the secret is, never the secret"}
+    ),
 ]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]

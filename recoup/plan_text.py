@@ -61,9 +61,15 @@ def read(path: Path) -> PlanText:
             return _with(text, "the file is larger than 1 MB", "this is no plan, or something was appended to it")
         parse(raw.decode("utf-8-sig"), text)
     except OSError as error:
-        return _with(text, f"{path} cannot be read: {error.strerror or 'unknown error'}", "without the plan nothing is known of the platform")
+        return _with(
+            text,
+            f"{path} cannot be read: {error.strerror or 'unknown error'}",
+            "without the plan nothing is known of the platform",
+        )
     except UnicodeDecodeError:
-        return _with(text, f"{path} is not UTF-8 text", "a binary file, or one cut or saved in another encoding, is no plan")
+        return _with(
+            text, f"{path} is not UTF-8 text", "a binary file, or one cut or saved in another encoding, is no plan"
+        )
     except yaml.YAMLError as error:
         # The library's own message quotes the line, which may hold a secret.
         mark = getattr(error, "problem_mark", None)
@@ -85,7 +91,11 @@ def parse(source: str, text: PlanText) -> None:
         else:
             text.data = _Reader(loader, text).value(node, (), ())
             if not isinstance(text.data, dict):
-                _with(text, "the file does not hold keys with values", "a plan begins with lines such as 'name: my-platform'")
+                _with(
+                    text,
+                    "the file does not hold keys with values",
+                    "a plan begins with lines such as 'name: my-platform'",
+                )
     finally:
         loader.dispose()
 
@@ -111,7 +121,9 @@ class _Reader:
             raise yaml.MarkedYAMLError(problem="a value that contains itself", problem_mark=node.start_mark)
         self._text.lines.setdefault(place, node.start_mark.line + 1)
         if not isinstance(node, ScalarNode) and node.tag not in _PLAIN:
-            raise yaml.MarkedYAMLError(problem=f"the tag {node.tag} has no meaning in a plan", problem_mark=node.start_mark)
+            raise yaml.MarkedYAMLError(
+                problem=f"the tag {node.tag} has no meaning in a plan", problem_mark=node.start_mark
+            )
         if isinstance(node, MappingNode):
             return self._mapping(node, place, (*inside, node))
         if isinstance(node, SequenceNode):
@@ -133,7 +145,11 @@ class _Reader:
             here = (*place, key)
             if key in found:
                 self._text.problems.append(
-                    Problem(here, f"written twice (lines {self._text.lines[here]} and {line})", "the second would silently replace the first")
+                    Problem(
+                        here,
+                        f"written twice (lines {self._text.lines[here]} and {line})",
+                        "the second would silently replace the first",
+                    )
                 )
                 continue
             self._text.lines[here] = line
