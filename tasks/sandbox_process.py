@@ -180,9 +180,11 @@ def _application(name: str, home: Path, secrets: Path, ports: _Ports) -> Service
 
 
 def _wait(stack: ProcessStack, gateway: int) -> None:
-    probe = Probe(kind="http", path="/health", timeout=5.0)
     until = time.monotonic() + DEADLINE.total_seconds()
-    while not answers(probe, gateway):
+    # A gateway that waits for its database answers late: asked again soon, and more patiently each time.
+    patience = 0.2
+    while not answers(Probe(kind="http", path="/health", timeout=patience), gateway):
+        patience = min(patience * 1.2, 5.0)
         for name in stack.names:
             if not stack.runs(name):
                 raise _failure(stack, stack.state(name))

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -234,6 +235,8 @@ class ProcessStack:
                     f"{spec.name} could not be started: {error.strerror}", state=f"{spec.name} is down"
                 ) from None
         _CHILDREN[child.pid] = child
+        # Reaped as soon as it ends: PostgreSQL takes a zombie for a living postmaster and refuses its lock file.
+        threading.Thread(target=child.wait, name=f"reap-{spec.name}", daemon=True).start()
         until = time.monotonic() + _AT_ONCE.total_seconds()
         while self._identity(spec) is None and child.poll() is None:
             if time.monotonic() > until:
@@ -263,7 +266,7 @@ class ProcessStack:
             )
         if who:
             _running(who)
-            proctable.release_shared_memory(who.pid)
+            proctable.release_shared_memory({who.pid})
 
     def _remains(self, spec: ServiceSpec) -> tuple[proctable.Identity, ...]:
         return proctable.dwelling(spec.home)

@@ -133,13 +133,14 @@ def end(find: Callable[[], Iterable[Identity]], timeout: timedelta = timedelta(s
         for who in found:
             send(who, signal.SIGKILL)
         left = [who for who in found if not wait_gone(who, timedelta(seconds=until - time.monotonic()))]
+        release_shared_memory({who.pid for who in found})
         if left:
             return tuple(left)
     return ()
 
 
-def release_shared_memory(creator: int) -> None:
-    """Remove System V segments that the process with this pid made and that nobody is attached to any more.
+def release_shared_memory(creators: set[int]) -> None:
+    """Remove System V segments that processes with these pids made and that nobody is attached to any more.
 
     A container takes its segments with it when it ends; a killed child process leaves them behind.
     """
@@ -148,7 +149,7 @@ def release_shared_memory(creator: int) -> None:
         rows = [line.split() for line in table]
     libc = ctypes.CDLL(None)
     for row in rows:
-        if int(row[4]) == creator and int(row[6]) == 0:
+        if int(row[4]) in creators and int(row[6]) == 0:
             libc.shmctl(int(row[1]), 0, None)  # 0 is IPC_RMID; one that is gone already is as good
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,18 +12,31 @@ import pytest
 from pydantic import SecretStr
 
 from recoup.secrets import resolve
+from recoup.stacks import proctable
 from recoup.stacks.process import ProcessStack
-from tasks.sandbox import Sandbox, create, destroy
+from tasks.sandbox import Sandbox, create, destroy, sweep
 
 
 @pytest.fixture(scope="session")
-def sandbox_state() -> Path:
-    """Give a state directory that every user can enter; the same each time, so that a run sweeps after a killed one."""
-    place = Path(tempfile.gettempdir()) / f"recoup-tests-{os.getuid()}"
-    place.mkdir(exist_ok=True)
-    assert place.lstat().st_uid == os.getuid(), f"{place} belongs to somebody else"
+def sandbox_state() -> Iterator[Path]:
+    """Give this run a state directory that every user can enter; what a killed run left is cleaned away first."""
+    home = Path(tempfile.gettempdir()) / f"recoup-tests-{os.getuid()}"
+    home.mkdir(exist_ok=True)
+    assert home.lstat().st_uid == os.getuid(), f"{home} belongs to somebody else"
+    home.chmod(0o755)
+    for old in home.iterdir():
+        pid, start = (int(part) for part in old.name.split("-"))
+        if not proctable.alive(proctable.Identity(pid, start, proctable.boot())):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("RECOUP_STATE", str(old))
+                sweep()
+            shutil.rmtree(old, ignore_errors=True)
+    me = proctable.myself()
+    place = home / f"{me.pid}-{me.start}"
+    place.mkdir()
     place.chmod(0o755)
-    return place
+    yield place
+    shutil.rmtree(place)
 
 
 @pytest.fixture(scope="session")
