@@ -1,0 +1,170 @@
+"""The sandbox platform under Docker Compose: brought up whole, and taken away without a trace."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+from docker.errors import DockerException, NotFound
+from pydantic import SecretStr
+
+from recoup.errors import PreconditionError, ProgramError, RecoveryError
+from recoup.plan import ComposeSite
+from recoup.process import Command, run
+from recoup.stacks import Health
+from recoup.stacks.compose import ComposeStack
+from recoup.stacks.compose_project import SANDBOX_LABEL, connect
+
+SANDBOX = Path(__file__).parent.parent / "infra" / "sandbox"
+BUILD, UP = timedelta(minutes=30), timedelta(minutes=5)
+_ROUNDS = 5
+
+
+def bring_up(directory: Path, sandbox_id: str, progress: Callable[[str], None]) -> tuple[ComposeSite, str]:
+    """Start a sandbox and give its site and the gateway's URL.
+
+    Writes into ``directory`` the env file (``compose.env``) and the secret files ``secrets/db_password``,
+    ``secrets/smoke_user``, ``secrets/smoke_password``, all for the owner alone. What a failure or an interruption left
+    on the engine is taken away again.
+    """
+    _, engine = connect()
+    progress("looking for the sandbox's images, building them where they are missing")
+    images = _images(engine)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    port = _free_port()
+    public = {
+        "RECOUP_SANDBOX_ID": sandbox_id,
+        "RECOUP_PREFIX": f"{sandbox_id}-",
+        **images,
+        "GATEWAY_PORT": str(port),
+        "DB_NAME": "neo_service_layer",
+        "DB_USER": "neo",
+        "SMOKE_USER": "smoke",
+    }
+    hidden = {
+        name: SecretStr(secrets.token_hex(24))
+        for name in ("DB_PASSWORD", "REDIS_PASSWORD", "JWT_SECRET", "SMOKE_PASSWORD")
+    }
+    env_file = directory / "compose.env"
+    values = {**public, **{name: value.get_secret_value() for name, value in hidden.items()}}
+    _private(env_file, "".join(f"{name}={value}\n" for name, value in values.items()))
+    kept = directory / "secrets"
+    kept.mkdir(mode=0o700, exist_ok=True)
+    for name in ("DB_PASSWORD", "SMOKE_USER", "SMOKE_PASSWORD"):
+        _private(kept / name.lower(), values[name])
+    site = ComposeSite(file=SANDBOX / "compose.yaml", project=f"recoup-{sandbox_id}", env_file=env_file)
+    progress("starting the sandbox's containers")
+    try:
+        _up(site, engine, public, hidden)
+    except BaseException:
+        tear_down(sandbox_id, directory)
+        raise
+    return site, f"http://127.0.0.1:{port}"
+
+
+def tear_down(sandbox_id: str, directory: Path) -> None:
+    """Remove a sandbox's containers, networks and volumes (those put aside too) and its secrets in ``directory``.
+
+    Can be repeated, also for a sandbox that was never whole.
+    """
+    if not sandbox_id:
+        raise PreconditionError("a sandbox without an id cannot be told from what is no sandbox")
+    client, _ = connect()
+    mine = {"label": f"{SANDBOX_LABEL}={sandbox_id}"}
+    for _round in range(_ROUNDS):
+        try:
+            for container in client.containers.list(all=True, filters={**mine}, ignore_removed=True):
+                _gone(lambda one=container: one.remove(force=True, v=True))  # type: ignore[misc]
+            for network in client.networks.list(filters=mine):
+                _gone(network.remove)
+            for volume in client.volumes.list(filters=mine):
+                _gone(lambda one=volume: one.remove(force=True))  # type: ignore[misc]
+            if sandbox_id not in _marked():
+                break
+        except (DockerException, OSError) as error:
+            last = error
+    else:
+        raise RecoveryError(
+            f"the sandbox {sandbox_id} could not be removed whole: {last}",
+            state="some of its containers, networks or volumes are left",
+            next_step=f"docker ps --all --filter label={SANDBOX_LABEL}={sandbox_id}",
+        )
+    (directory / "compose.env").unlink(missing_ok=True)
+    for name in ("db_password", "smoke_user", "smoke_password"):
+        (directory / "secrets" / name).unlink(missing_ok=True)
+
+
+def abandoned() -> tuple[str, ...]:
+    """Give the ids of all sandboxes of which something is on the engine, running or not; none without an engine."""
+    try:
+        return tuple(sorted(_marked()))
+    except PreconditionError:
+        return ()
+
+
+def _marked() -> set[str]:
+    client, _ = connect()
+    marked = {"label": SANDBOX_LABEL}
+    labels = [
+        container.labels for container in client.containers.list(all=True, filters={**marked}, ignore_removed=True)
+    ]
+    labels += [network.attrs.get("Labels") or {} for network in client.networks.list(filters=marked)]
+    labels += [volume.attrs.get("Labels") or {} for volume in client.volumes.list(filters=marked)]
+    return {one[SANDBOX_LABEL] for one in labels if one.get(SANDBOX_LABEL)}
+
+
+def _images(engine: str) -> dict[str, str]:
+    try:
+        built = run(Command((str(SANDBOX / "build-images"),), {"DOCKER_HOST": engine}), timeout=BUILD)
+    except ProgramError as error:
+        raise PreconditionError(
+            f"the sandbox's images could not be built: {error.what}",
+            next_step="run infra/sandbox/build-images by hand and see what it says",
+        ) from None
+    return dict(line.split("=", 1) for line in built.text.splitlines())
+
+
+def _up(site: ComposeSite, engine: str, public: dict[str, str], hidden: dict[str, SecretStr]) -> None:
+    argv = (
+        "docker", "compose", "--ansi", "never", "--project-name", site.project, "--file", str(site.file),
+        "--env-file", str(site.env_file), "up", "--detach", "--quiet-pull", "--no-build", "--wait",
+        "--wait-timeout", str(int(UP.total_seconds()) - 30),
+    )  # fmt: skip
+    # To Compose a variable of the environment outdoes the env file; given both ways, a stray one changes nothing.
+    try:
+        run(Command(argv, {**public, "DOCKER_HOST": engine}, hidden), timeout=UP)
+    except ProgramError as error:
+        raise RecoveryError(
+            f"the sandbox {site.project} did not become healthy: {error.what[-500:]}\n{_last_words(site)}".rstrip(),
+            state="what was started of it is removed again",
+        ) from None
+
+
+def _last_words(site: ComposeSite) -> str:
+    """Give the log's end of every service that is not well."""
+    stack = ComposeStack.open(site)
+    ill = [state for state in stack.services() if state.health is not Health.HEALTHY]
+    return "\n".join(f"-- {one.service} ({one.status}):\n{stack.logs(one.service, tail=15)}" for one in ill)
+
+
+def _gone(remove: Callable[[], object]) -> None:
+    try:
+        remove()
+    except NotFound:
+        return
+
+
+def _private(path: Path, text: str) -> None:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def _free_port() -> int:
+    # A port of our own choosing stays the same when the gateway is stopped and started; one the engine picks does not.
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
