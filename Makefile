@@ -45,7 +45,7 @@ $(VENV)/.python:
 	@for python in $(PYTHON) python3.11 python3 python3.12 python3.13 /usr/bin/python3; do \
 	  $$python -c 'import ensurepip, venv, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
 	  echo "setting up $(VENV) with $$($$python --version)"; \
-	  $$python -m venv --clear $(VENV) && touch $@; exit; \
+	  $$python -m venv --clear $(VENV) >/dev/null && touch $@ && exit; \
 	done; \
 	echo "recoup needs Python 3.11 or newer with its venv module; on Debian, as root:" >&2; \
 	echo "  apt-get install python3 python3-venv" >&2; \
