@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from flows.database import DatabaseRecovery, recover_database
 from flows.drill import DatabaseDrill, drill_database
 from recoup.plan import Plan
 
+# A fixed anchor: counted from each start of the server, a schedule could be put off for ever by restarts.
+ANCHOR = datetime(2026, 1, 1, tzinfo=UTC)
 # A second start is refused at once: the lease would refuse it later, after a process was made for it.
 ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
 
@@ -25,7 +28,7 @@ def deployments(path: Path, plan: Plan) -> tuple[RunnerDeployment, ...]:
     """Give the deployments of a plan: database recovery, backup (as often as the RPO needs) and drill."""
     component, postgres = plan.postgres()
     where = path.absolute()
-    every = Interval(postgres.backup.interval, slug=f"rpo-{postgres.store}")
+    every = Interval(postgres.backup.interval, anchor_date=ANCHOR, slug=f"rpo-{postgres.store}")
     return (
         _offer(recover_database, DatabaseRecovery(plan=where, component=component)),
         _offer(back_up_database, DatabaseBackup(plan=where, component=component), every),

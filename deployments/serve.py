@@ -110,4 +110,5 @@ def _offer(plan: Path, url: str) -> None:
     typer.echo(
         f"offering {', '.join(d.name for d in offered)} at {url.removesuffix('/api')}; stop with Ctrl-C", err=True
     )
-    prefect.serve(*offered, print_starting_message=False)
+    # Not paused when this ends: a backup that is not taken then shows as late instead of vanishing.
+    prefect.serve(*offered, print_starting_message=False, pause_on_shutdown=False)

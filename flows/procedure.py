@@ -247,8 +247,8 @@ def conduct(
         journal, resumed = _journal(job, state)
         run = Run(job, stack, journal, Steps(watcher, journal), resumed)
         run.mark("began", job.began)
-        run.mark("declared", job.declared)
         run.mark("started", now())
+        run.mark("declared", job.declared or _asked_for() or journal.marks["started"])
         # The plan asks nobody's approval for this procedure, so it was approved when it started.
         run.mark("approved", journal.marks["started"])
         watcher.begin(run.record())
@@ -272,6 +272,12 @@ def conduct(
             _publish(run, watcher, Verdict.UNPROVEN, "the run was interrupted")
             raise
         return _end(run, watcher, None)
+
+
+def _asked_for() -> datetime | None:
+    """Give the moment a Prefect run was asked for: somebody, or something, declared the outage then."""
+    context = FlowRunContext.get()
+    return context.flow_run.created if context is not None and context.flow_run is not None else None
 
 
 def _journal(job: Job, state: Path) -> tuple[Journal, bool]:
