@@ -50,6 +50,7 @@ _WHY = {
     "union_tag_not_found": "the kind says how the component is checked and recovered",
     "too_short": "an empty list here leaves people or procedures with nothing to go by",
 }
+_PLAINLY = {"too_short": "at least one is needed", "path_type": "not a path", "none_required": "nothing may stand here"}
 _UNIT_WHY = "15 read as seconds or as hours decides whether data is lost; the plan must not leave it to a guess"
 
 
@@ -62,7 +63,7 @@ def validate(model: type[M], data: dict[str, object]) -> tuple[M | None, M | Non
         good = model.model_validate(data)
         return good, good, []
     except ValidationError as error:
-        faults = error.errors(include_url=False, include_input=False)
+        faults = _innermost(error)
     known = _known_keys(model)
     problems = _without_misspelt([_problem(fault, known) for fault in faults])
     return None, _repaired(model, data, known), problems
@@ -133,6 +134,13 @@ def _is_reference(value: object) -> bool:
     return True
 
 
+def _innermost(error: ValidationError) -> list[ErrorDetails]:
+    """Give the faults that have no fault inside: a list whose only entry is wrong is not also too short."""
+    faults = error.errors(include_url=False, include_input=False)
+    around = {fault["loc"][:length] for fault in faults for length in range(len(fault["loc"]))}
+    return [fault for fault in faults if fault["loc"] not in around]
+
+
 def _place(location: tuple[int | str, ...]) -> Place:
     """Drop from pydantic's location what is not in the file: the kind that a union was told apart by."""
     parts = [part for part in location if part != "[key]"]
@@ -143,11 +151,12 @@ def _place(location: tuple[int | str, ...]) -> Place:
 
 def _problem(fault: ErrorDetails, known: set[str]) -> Problem:
     kind, place = fault["type"], _place(fault["loc"])
-    message = fault["msg"].removeprefix("Value error, ")
+    message = _PLAINLY.get(kind) or fault["msg"].removeprefix("Value error, ")
     why = _WHY.get(kind, "a value the procedures cannot use would stop them during an outage")
     if kind == "extra_forbidden":
         near = _near(place, known)
-        rule = f"unknown key{f'; did you mean {near}?' if near else ''}"
+        hint = f"; did you mean {near}?" if near else "; it belongs elsewhere" if place[-1] in known else ""
+        rule = f"unknown key{hint}"
         return Problem(place, rule, why, ((*place[:-1], near),) if near else ())
     if kind == "missing":
         return Problem(place, "missing", why)
@@ -159,6 +168,8 @@ def _problem(fault: ErrorDetails, known: set[str]) -> Problem:
 
 
 def _near(place: Place, known: set[str]) -> str:
+    if place[-1] in known:
+        return ""
     return next(iter(difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.75)), "")
 
 
@@ -179,7 +190,7 @@ def _repaired(model: type[M], data: dict[str, object], known: set[str]) -> M | N
         try:
             return model.model_validate(mended)
         except ValidationError as error:
-            faults = error.errors(include_url=False, include_input=False)
+            faults = _innermost(error)
         for fault in faults:
             place = _place(fault["loc"])
             attempt = tried.get(place, 0)
@@ -191,8 +202,9 @@ def _repaired(model: type[M], data: dict[str, object], known: set[str]) -> M | N
                 value = owner.pop(place[-1], None)
                 if near := _near(place, known):
                     owner.setdefault(near, value)
-            elif owner is not None:
-                owner[place[-1]] = copy.deepcopy(_STAND_INS[attempt])
+            elif isinstance(owner, dict | list):
+                last: Any = place[-1]
+                owner[last] = copy.deepcopy(_STAND_INS[attempt])
     return None
 
 

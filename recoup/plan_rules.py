@@ -232,7 +232,7 @@ def objectives_can_be_met(plan: Plan) -> Iterator[Problem]:
             yield Problem(
                 place, rule, "the platform is not back while a part of it is away", (("objectives", "rto", "platform"),)
             )
-    if rto.critical > rto.non_critical:
+    if rto.non_critical < rto.critical <= rto.platform:
         rule = f"longer than non-critical ({write_duration(rto.critical)} > {write_duration(rto.non_critical)})"
         why = "the critical ones are to be back first"
         yield Problem(("objectives", "rto", "critical"), rule, why, (("objectives", "rto", "non-critical"),))

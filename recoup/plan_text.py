@@ -74,7 +74,8 @@ def read(path: Path) -> PlanText:
         # The library's own message quotes the line, which may hold a secret.
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        what = getattr(error, "problem", None) or "a character that YAML does not allow"
+        told = [told for told in (getattr(error, "context", None), getattr(error, "problem", None)) if told]
+        what = ", ".join(told) or "a character that YAML does not allow"
         return _with(text, f"{where}not valid YAML: {what}", "nothing after this place can be read")
     except RecursionError:
         return _with(text, "nested too deeply", "no plan needs it, and reading it would take the program down")
