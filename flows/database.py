@@ -111,17 +111,22 @@ def _procedure(run: Run, request: DatabaseRecovery) -> None:
     repository = Repository(plan.platform.repository)
     dependents = services_of(plan, plan.dependents(run.job.component))
 
+    # Decisions of a killed run hold only once its swap had begun: before that the database may have come back,
+    # or a newer backup set may be there.
+    anew = not run.steps.opened_before(swap_databases)
     # 1 verify the status
-    found = step("Diagnose the database", diagnose_database, server, repository)
+    found = step("Diagnose the database", diagnose_database, server, repository, fresh=anew)
     # 2 restart, and wait until it truly answers
     if found.condition not in (Condition.HEALTHY, Condition.DAMAGED):
-        found = step(
-            "Restart the database", restart_database, server, repository, found.condition is Condition.STARTING
-        )
+        starting = found.condition is Condition.STARTING
+        found = step("Restart the database", restart_database, server, repository, starting, fresh=anew)
     # 3 if that fails, restore the newest good backup beside, compare, swap
     used: Chosen | None = None
     if request.restore is When.ALWAYS or _needs_restore(run, found):
-        used = step("Choose the newest good backup", choose_backup, server, repository, request.backup)
+        restored = run.steps.done_before(restore_beside) is not None
+        used = step(
+            "Choose the newest good backup", choose_backup, server, repository, request.backup, fresh=not restored
+        )
         run.backup = BackupUse(set_id=used.set_id, recovery_point=used.recovery_point, skipped=used.skipped)
         _restore(run, server, repository, used, found, dependents)
     # 4 start dependents
@@ -167,10 +172,10 @@ def _restore(
     step, suffix = run.steps.step, _suffix(run)
     target, kept = f"{server.spec.database}_restore_{suffix}", f"{server.spec.database}_before_{suffix}"
     step("Stop the dependent services", stop_services, run.stack, dependents)
-    aside = ""
+    anew = not run.steps.opened_before(swap_databases)
     try:
         if found.condition not in (Condition.HEALTHY, Condition.DAMAGED):
-            aside = step("Begin with a new data directory", make_new_server, server, suffix).aside
+            step("Begin with a new data directory", make_new_server, server, suffix, fresh=anew)
         restored = step("Restore beside and compare", restore_beside, server, repository, used.set_id, target)
         run.checks.extend(restored.checks)
         swapped = step("Swap the databases", swap_databases, server, repository, used.set_id, target, kept)
@@ -178,9 +183,10 @@ def _restore(
         # What served before, however badly, is not left stopped by a recovery that failed.
         _start_again(run, dependents)
         raise
+    made = run.steps.done_before(make_new_server)
     run.state_left = "; ".join(
         [
-            *([f"old data directory kept at {aside}"] if aside else []),
+            *([f"old data directory kept at {made.aside}"] if made and made.aside else []),
             *([f"old database kept as {swapped.kept}"] if swapped.kept else []),
         ]
     )

@@ -145,6 +145,15 @@ class Steps:
                 self.journal.finished(ended, result)
             self._tell(ended)
 
+    def opened_before(self, task: Task[..., M]) -> bool:
+        """Say whether this run, killed or not, has ever opened the step."""
+        return task.name in self.records
+
+    def done_before(self, task: Task[..., M]) -> M | None:
+        """Give the result of a step that this run, killed or not, has done."""
+        done = self.journal.result_of(task.name) if self.journal else None
+        return _result_type(task).model_validate_json(done[1]) if done else None
+
     def _tell(self, record: StepRecord) -> None:
         self.records[record.name] = record
         self.watcher.step(record)
@@ -281,8 +290,10 @@ def _asked_for() -> datetime | None:
 
 
 def _journal(job: Job, state: Path) -> tuple[Journal, bool]:
-    found = Journal.unfinished(state, job.plan.platform.name, job.procedure, job.component)
-    if found and not job.fresh and found.header.parameters == job.parameters:
+    # What was begun longer ago than the outage may last is another outage's, and so is what began before this one.
+    oldest = job.plan.rto(job.component)
+    found = Journal.unfinished(state, job.plan.platform.name, job.procedure, job.component, oldest)
+    if found and not job.fresh and found.header.parameters == job.parameters and not _later(job, found):
         return found, True
     if found:
         found.close("abandoned")
@@ -299,6 +310,11 @@ def _journal(job: Job, state: Path) -> tuple[Journal, bool]:
         parameters=job.parameters,
     )
     return Journal.create(state, header.run_id, header), False
+
+
+def _later(job: Job, journal: Journal) -> bool:
+    started = journal.marks.get("started")
+    return bool(job.began and started and job.began > started)
 
 
 def _end(run: Run, watcher: Watcher, error: RecoupError | None) -> RecoveryRecord:

@@ -16,9 +16,11 @@ from recoup.errors import PreconditionError, ProgramError, RecoveryError
 from recoup.records import Check, Frozen, Outcome, SkippedSet
 from tasks.postgres import Condition, Connection, Server, database_names, identity, quoted, wait_until_it_answers
 from tasks.postgres_compare import compare
+from tasks.postgres_shape import make_database
 from tasks.step import note, step
 
 RESTORE = timedelta(hours=8)
+RESTORE_OPTIONS = "-c maintenance_work_mem=512MB -c synchronous_commit=off"
 _COMPLETE = b"-- PostgreSQL database dump complete"
 
 
@@ -147,6 +149,10 @@ def restore_beside(server: Server, repository: Repository, set_id: str, target: 
             state=f"the old database is untouched; the restored one is kept as {target} to be looked at",
             next_step="run the recovery again with an older set: recoup recover database --backup SET",
         )
+    with server.connect(server.spec.maintenance_database) as connection:
+        # Goes with the database through its rename: only what bears it was compared, and may be swapped in.
+        mark = sql.SQL("COMMENT ON DATABASE {} IS {}").format(quoted(target), sql.Literal(_mark(set_id, target)))
+        connection.execute(mark)
     return Restored(database=target, checks=checks)
 
 
@@ -156,8 +162,10 @@ def swap_databases(server: Server, repository: Repository, set_id: str, target: 
     live = server.spec.database
     try:
         with server.connect(server.spec.maintenance_database) as connection:
-            names = database_names(connection)
+            names, mark = database_names(connection), _mark(set_id, target)
             if target in names:
+                if _comment(connection, target) != mark:
+                    raise _nothing_to_swap(live, target)
                 had_old = live in names
                 if had_old:
                     connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(quoted(live)))
@@ -166,12 +174,8 @@ def swap_databases(server: Server, repository: Repository, set_id: str, target: 
                     if had_old:
                         connection.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(quoted(live), quoted(kept)))
                     connection.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(quoted(target), quoted(live)))
-            elif live not in names:
-                raise RecoveryError(
-                    f"neither {live} nor {target} is there",
-                    state="the restored database is gone",
-                    next_step="run the recovery again with --fresh",
-                )
+            elif _comment(connection, live) != mark:
+                raise _nothing_to_swap(live, target)
             repository.note_restored(repository.get(server.spec.store, set_id), identity(connection))
             return Swapped(kept=kept if kept in database_names(connection) else "")
     except psycopg.Error as error:
@@ -207,6 +211,25 @@ def legacy_command(target: str) -> tuple[str, ...]:
     )
 
 
+def _mark(set_id: str, target: str) -> str:
+    return f"recoup: {set_id} as {target}"
+
+
+def _comment(connection: Connection, database: str) -> str:
+    row = connection.execute(
+        "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s", [database]
+    ).fetchone()
+    return str(row[0]) if row else ""
+
+
+def _nothing_to_swap(live: str, target: str) -> RecoveryError:
+    return RecoveryError(
+        f"{target} is not there as it was restored and compared, so it cannot become {live}",
+        state=f"{live} was left as it is",
+        next_step="run the recovery again with --fresh",
+    )
+
+
 def _wrong(server: Server, one: BackupSet) -> str:
     if one.broken:
         return one.broken
@@ -232,26 +255,7 @@ def _create(server: Server, one: BackupSet, target: str) -> None:
     if one.manifest is not None:
         _apply_globals(server, one, one.manifest.shape)
     with server.connect(server.spec.maintenance_database) as connection:
-        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(quoted(target)))
-        connection.execute(_create_statement(server, one, target))
-        for setting in one.manifest.shape.settings if one.manifest else ():
-            name, _, value = setting.partition("=")
-            connection.execute(
-                sql.SQL("ALTER DATABASE {} SET {} TO {}").format(quoted(target), quoted(name), sql.Literal(value))
-            )
-
-
-def _create_statement(server: Server, one: BackupSet, target: str) -> sql.Composed:
-    if one.manifest is None:
-        return sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(quoted(target))
-    shape = one.manifest.shape
-    return sql.SQL("CREATE DATABASE {} TEMPLATE template0 OWNER {} ENCODING {} LC_COLLATE {} LC_CTYPE {}").format(
-        quoted(target),
-        quoted(shape.owner),
-        sql.Literal(shape.encoding),
-        sql.Literal(shape.collate),
-        sql.Literal(shape.ctype),
-    )
+        make_database(connection, target, one.manifest.shape if one.manifest else None)
 
 
 def _apply_globals(server: Server, one: BackupSet, shape: DatabaseShape) -> None:
@@ -286,7 +290,7 @@ def _load(server: Server, one: BackupSet, target: str) -> None:
             restore_command(server, one, target),
             timeout=RESTORE,
             mounts=[one.path],
-            options="-c maintenance_work_mem=512MB -c synchronous_commit=off",
+            options=RESTORE_OPTIONS,
         )
     note("collecting statistics")
     server.tool(
