@@ -64,6 +64,21 @@ class DatabaseContent(Frozen):
         return sum(table.rows for table in self.tables)
 
 
+class RoleSetting(Frozen):
+    """A setting of one role in this database, as ``name=value``."""
+
+    role: str
+    setting: str
+
+
+class DatabaseGrant(Frozen):
+    """A privilege on the database itself; an empty ``grantee`` is everybody."""
+
+    privilege: Literal["CREATE", "CONNECT", "TEMPORARY"]
+    grantee: str
+    grantable: bool
+
+
 class DatabaseShape(Frozen):
     """What a new database must be made with to take the dump."""
 
@@ -72,6 +87,8 @@ class DatabaseShape(Frozen):
     collate: str
     ctype: str
     settings: tuple[str, ...] = ()
+    role_settings: tuple[RoleSetting, ...] = ()
+    grants: tuple[DatabaseGrant, ...] = ()
     roles: tuple[str, ...] = ()
 
 

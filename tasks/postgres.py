@@ -90,7 +90,9 @@ class Server:
                 autocommit=True,
                 options=f"-c statement_timeout={int(statement.total_seconds() * 1000)} -c TimeZone=UTC "
                 "-c DateStyle=ISO "
-                "-c IntervalStyle=postgres -c extra_float_digits=1 -c bytea_output=hex -c search_path=pg_catalog",
+                "-c IntervalStyle=postgres -c extra_float_digits=1 -c bytea_output=hex -c search_path=pg_catalog "
+                # What a server or role sets against forgotten sessions must not cut a snapshot that is held for hours.
+                "-c idle_in_transaction_session_timeout=0 -c lock_timeout=0 -c default_transaction_read_only=off",
             )
         except psycopg.OperationalError as error:
             # The protocol gives no SQLSTATE to psycopg while connecting, only the server's words.
@@ -102,6 +104,8 @@ class Server:
                 ) from None
             raise
         with connection:
+            if connection.info.server_version >= 170000:
+                connection.execute("SET transaction_timeout = 0")
             yield connection
 
     def tool(

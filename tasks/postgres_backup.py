@@ -17,7 +17,6 @@ import recoup
 from recoup.catalog import (
     BackupSet,
     DatabaseContent,
-    DatabaseShape,
     Manifest,
     Repository,
     TableContent,
@@ -28,6 +27,7 @@ from recoup.errors import PreconditionError, ProgramError, RecoveryError
 from recoup.records import Frozen, now
 from tasks.postgres import Condition, Connection, Server, answers, identity, server_now
 from tasks.postgres_content import fingerprint, measure, relations, schema_lines, sequences, unsound
+from tasks.postgres_shape import read_shape
 from tasks.step import note, step
 
 DUMP = timedelta(hours=6)
@@ -159,7 +159,7 @@ def _dump(server: Server, staged: Path, started: datetime) -> Manifest:
         lines = schema_lines(connection)
         values = sequences(connection)
         known_unsound = unsound(connection)
-        shape = _shape(connection)
+        shape = read_shape(connection)
         system, version = identity(connection), connection.info.server_version
         tables = relations(connection)
         with ThreadPoolExecutor(max_workers=1) as pool:
@@ -247,25 +247,3 @@ def _globals(server: Server, target: Path) -> None:
 
 def _prove_listable(server: Server, staged: Path) -> None:
     server.tool(("pg_restore", "--list", str(staged / "dump")), timeout=timedelta(minutes=5), mounts=[staged])
-
-
-def _shape(connection: Connection) -> DatabaseShape:
-    row = connection.execute(
-        "SELECT pg_get_userbyid(datdba), pg_encoding_to_char(encoding), datcollate, datctype "
-        "FROM pg_database WHERE datname = current_database()"
-    ).fetchone()
-    assert row is not None
-    settings = connection.execute(
-        "SELECT unnest(setconfig) FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase "
-        "WHERE d.datname = current_database() AND s.setrole = 0"
-    ).fetchall()
-    roles = connection.execute("SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY 1").fetchall()
-    owner, encoding, collate, ctype = (str(value) for value in row)
-    return DatabaseShape(
-        owner=owner,
-        encoding=encoding,
-        collate=collate,
-        ctype=ctype,
-        settings=tuple(str(r[0]) for r in settings),
-        roles=tuple(str(r[0]) for r in roles),
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 
 import psycopg
@@ -89,6 +90,16 @@ ORDER BY 1
 """
 
 
+# An expression that went through a dump is parsed anew and printed with its casts in other places: a varchar column's
+# ``IN ('a', 'b')`` is the common one. Casts and parentheses of such lines are therefore not compared.
+_REPARSED = ("constraint ", "index ", "view ", "trigger ", "column ")
+_NAME = r'(?:"(?:[^"]|"")+"|\w+)'
+_CAST = re.compile(
+    rf"::{_NAME}(?:\.{_NAME})?(?: varying| precision)?(?:\(\d+(?:,\d+)?\))?(?: with(?:out)? time zone)?(?:\[\])*"
+)
+_PARENTHESES = str.maketrans("", "", "()")
+
+
 def relations(connection: Connection) -> tuple[tuple[str, int], ...]:
     """Give each table that holds rows, as a quoted ``schema.name`` with its size in bytes, largest first."""
     return tuple((str(name), int(str(size))) for name, size in connection.execute(_RELATIONS).fetchall())
@@ -100,8 +111,16 @@ def schema_lines(connection: Connection) -> tuple[str, ...]:
 
 
 def fingerprint(lines: Sequence[str]) -> str:
-    """Give the SHA-256 of schema lines, in hexadecimal."""
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    """Give the SHA-256 of schema lines, in hexadecimal; the same for a schema and for what its dump restores."""
+    return hashlib.sha256("\n".join(sorted(map(_as_any_parse_prints_it, lines))).encode()).hexdigest()
+
+
+def _as_any_parse_prints_it(line: str) -> str:
+    if not line.startswith(_REPARSED):
+        return line
+    # A column's type stands before its default and is compared as it is.
+    kept, default, expression = line.partition(" default=") if line.startswith("column ") else ("", "", line)
+    return kept + default + _CAST.sub("", expression).translate(_PARENTHESES)
 
 
 def unsound(connection: Connection) -> tuple[str, ...]:
@@ -115,9 +134,9 @@ def measure(connection: Connection, table: str) -> TableContent:
     The digest is the sum of a 64-bit hash of each row's text: it is comparable between servers of one major version
     whose text settings are those that ``Server.connect`` sets.
     """
-    # The alias is one no column bears: a column of the same name would be taken for the row.
+    # The star makes it the row even where a column bears the alias's name.
     query = sql.SQL(
-        "SELECT count(*), coalesce(sum(hashtextextended(recoup_row_::text, 0)::numeric), 0)::text "
+        "SELECT count(*), coalesce(sum(hashtextextended((recoup_row_.*)::text, 0)::numeric), 0)::text "
         "FROM ONLY {} recoup_row_"
     ).format(sql.SQL(table))
     row = connection.execute(query).fetchone()

@@ -20,7 +20,11 @@ from tasks.postgres_shape import make_database
 from tasks.step import note, step
 
 RESTORE = timedelta(hours=8)
-RESTORE_OPTIONS = "-c maintenance_work_mem=512MB -c synchronous_commit=off"
+RESTORE_OPTIONS = (
+    "-c maintenance_work_mem=512MB -c synchronous_commit=off "
+    # What the database is set to for its users must not hinder its own restore.
+    "-c default_transaction_read_only=off -c statement_timeout=0 -c lock_timeout=0"
+)
 _COMPLETE = b"-- PostgreSQL database dump complete"
 
 
