@@ -19,6 +19,7 @@ import recoup
 from recoup.errors import RecoupError
 
 INTERRUPTED = 130
+LASTING = {"recover", "backup"}
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ COMMANDS = {
 def main() -> None:
     """Run the command line and leave with its exit code."""
     signal.signal(signal.SIGTERM, _terminated)
+    if LASTING & set(sys.argv[1:]):
+        # A dropped connection to the machine may not stop a recovery half-way; its journal and record tell the rest.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     sys.exit(run(sys.argv[1:]))
 
 

@@ -48,6 +48,13 @@ class _Guarded:
         self.lock = threading.RLock()
 
 
+class PatientConsole(Console):
+    """A console that leaves the program running when whoever read its output is gone; rich would end it."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 def _never_raise(method: Callable[P, None]) -> Callable[P, None]:
     @wraps(method)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -68,7 +75,7 @@ def open_screen(json: bool) -> Watcher:
     """Give the watcher that suits this terminal: JSON alone, a live view on a terminal, or plain lines."""
     if json:
         return JsonScreen()
-    console = Console(file=sys.stdout, highlight=False)
+    console = PatientConsole(file=sys.stdout, highlight=False)
     return LiveScreen(console) if console.is_terminal and not console.is_dumb_terminal else PlainScreen()
 
 
