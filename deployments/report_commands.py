@@ -66,13 +66,15 @@ def _one(records: list[RecoveryRecord], run_id: str, paths: list[Path]) -> Recov
         )
     if not run_id:
         return records[-1]
-    found = [r for r in records if r.run_id == run_id] or [r for r in records if r.run_id.startswith(run_id)]
+    # A run that was interrupted and went on has two records; the later one is its end.
+    runs = {record.run_id: record for record in records}
+    found = [run_id] if run_id in runs else [name for name in runs if name.startswith(run_id)]
     if len(found) != 1:
         raise PreconditionError(
-            f"{'no run' if not found else f'{len(found)} runs'} with an id that begins with {run_id}",
+            f"{'no run has' if not found else f'{len(found)} runs have'} an id that begins with {run_id}",
             next_step="see the ids with: recoup report --all",
         )
-    return found[0]
+    return runs[found[0]]
 
 
 def _show(record: RecoveryRecord, as_json: bool) -> None:

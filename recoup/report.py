@@ -77,8 +77,12 @@ def run_report(record: RecoveryRecord) -> str:
 
 
 def history(records: Iterable[RecoveryRecord]) -> str:
-    """Give many runs as one Markdown table, newest first, and the share of them that met their RTO and RPO."""
-    runs = sorted(records, key=lambda record: record.clock.started, reverse=True)
+    """Give many runs as one Markdown table, newest first, and the share of them that met their RTO and RPO.
+
+    Of a run with several records, an interrupted one that went on, the last given counts.
+    """
+    ends = {record.run_id: record for record in records}
+    runs = sorted(ends.values(), key=lambda record: record.clock.started, reverse=True)
     if not runs:
         return "# Runs\n\nNo run has been recorded.\n"
     rows = [

@@ -106,6 +106,11 @@ def test_report_that_cannot_be_answered_is_2_and_says_why(
     assert capsys.readouterr().err.startswith("recoup: ")
 
 
+def test_a_run_with_two_records_is_shown_by_its_end(ledger: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Ledger(ledger).append(failed("run-abc"))
+    assert "# NOT RECOVERED" in shown(capsys, "report", "run-abc", "--ledger", str(ledger))
+
+
 def test_no_ledger_is_2_with_the_next_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["report", "--ledger", str(tmp_path / "none")]) == 2
     assert "no ledger" in capsys.readouterr().err

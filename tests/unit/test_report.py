@@ -105,5 +105,12 @@ def test_a_share_is_never_rounded_up_to_all() -> None:
     assert "recovered in 299 of 300 (99 %)" in told
 
 
+def test_a_run_that_was_interrupted_and_went_on_counts_once_by_its_end() -> None:
+    interrupted = changed(recovered(), verdict=Verdict.UNPROVEN, why="the run was interrupted")
+    told = history([interrupted, recovered()])
+    assert len(rows(told, "# Runs")) == 1
+    assert "- drills: recovered in 1 of 1 (100 %)" in told
+
+
 def test_no_runs_are_said_to_be_none() -> None:
     assert "No run has been recorded" in history([])
