@@ -16,7 +16,7 @@ help: ## show this list
 
 setup: $(VENV)/.installed ## make the virtual environment from the lock
 
-drill: $(VENV)/.installed ## break a sandbox's database and recover it (FAULT=kill|stop|drop-table|corrupt|wipe|exhaust)
+drill: $(VENV)/.installed ## break a sandbox's database and recover it (FAULT=kill, stop, exhaust, drop-table, corrupt, wipe, control-file)
 	@$(BIN)/recoup drill database --fault $(FAULT)
 
 test: $(VENV)/.installed ## the whole test suite (TESTS=tests/unit for a part)
