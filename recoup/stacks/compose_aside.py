@@ -13,12 +13,14 @@ from recoup.errors import PreconditionError
 # place that is a mount point of its own is refused. Written for busybox as well as for GNU.
 MOVE = """set -eu
 if [ ! -e "$3" ]; then
-  [ -d "$1" ] || mkdir "$1"
-  if [ "$(stat -c %d "$1")" != "$(stat -c %d "$(dirname "$2")")" ]; then
-    echo "$1 is a file system of its own and cannot be renamed" >&2; exit 9
-  fi
   if [ -d "$2" ]; then rmdir "$2" 2>/dev/null || true; fi
-  [ -d "$2" ] || mv "$1" "$2"
+  if [ ! -d "$2" ]; then
+    [ -d "$1" ] || mkdir "$1"
+    if [ "$(stat -c %d "$1")" != "$(stat -c %d "$(dirname "$2")")" ]; then
+      echo "$1 is a file system of its own and cannot be renamed" >&2; exit 9
+    fi
+    mv "$1" "$2"
+  fi
 fi
 if [ ! -d "$1" ]; then
   rm -rf "$1.new"; mkdir "$1.new"

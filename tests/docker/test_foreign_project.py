@@ -1,0 +1,109 @@
+"""A Compose file that knows nothing of recoup: the user's own, unmodified, is what production is."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from recoup.errors import PreconditionError, RecoveryError
+from recoup.plan import ComposeSite
+from recoup.stacks.compose import ComposeStack
+from tests.docker.conftest import Sandbox
+from tests.stack_behaviour import SOON, eventually
+
+FILE = """
+services:
+  db:
+    image: {postgres}
+    restart: always
+    environment:
+      POSTGRES_PASSWORD: ${{DB_PASSWORD:?}}
+      PGDATA: /var/lib/postgresql/data/pgdata
+    volumes:
+      - ./pg:/var/lib/postgresql/data
+      - ./backups:/backups
+  cache:
+    image: {redis}
+    command: ["redis-server", "--appendonly", "yes", "--requirepass", "${{REDIS_PASSWORD:?}}"]
+    volumes:
+      - cache:/data
+volumes:
+  cache:
+    driver_opts: {{type: tmpfs, device: tmpfs}}
+"""
+
+
+@pytest.fixture
+def foreign(sandbox: Sandbox, tmp_path: Path) -> Iterator[ComposeStack]:
+    images = (
+        dict(line.split("=") for line in sandbox.site.env_file.read_text().splitlines())
+        if sandbox.site.env_file
+        else {}
+    )
+    file, env_file = tmp_path / "docker-compose.production.yml", tmp_path / ".env.production"
+    file.write_text(FILE.format(postgres=images["RECOUP_POSTGRES_IMAGE"], redis=images["RECOUP_REDIS_IMAGE"]))
+    env_file.write_text("DB_PASSWORD=one\nREDIS_PASSWORD=two\n")
+    for name in ("pg", "backups"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "backups" / "precious").write_text("do not move")
+    project = f"foreign-{uuid4().hex[:8]}"
+    compose = ["docker", "compose", "-p", project, "-f", str(file), "--env-file", str(env_file)]
+    subprocess.run([*compose, "up", "--detach"], check=True, timeout=120, capture_output=True)
+    yield ComposeStack.open(ComposeSite(file=file, project=project, env_file=env_file))
+    subprocess.run([*compose, "down", "--volumes", "--timeout", "2"], check=True, timeout=120, capture_output=True)
+
+
+def answers(stack: ComposeStack) -> bool:
+    try:
+        return stack.execute("db", ("pg_isready", "-h", "127.0.0.1"), timeout=SOON, check=False).returncode == 0
+    except RecoveryError:
+        return False
+
+
+def psql(stack: ComposeStack, statement: str) -> str:
+    return stack.execute("db", ("psql", "-XAtU", "postgres", "-c", statement), timeout=SOON).text
+
+
+def test_it_is_no_sandbox_and_is_worked_with_all_the_same(foreign: ComposeStack, tmp_path: Path) -> None:
+    assert foreign.sandbox is None
+    assert {state.service for state in foreign.services()} == {"db", "cache"}
+    eventually("the database answers", lambda: answers(foreign))
+    host, port = foreign.endpoint("db", 5432)
+    assert (host, port) != ("127.0.0.1", 5432)
+    assert port == 5432
+    before = foreign.state("db").started
+    foreign.recreate("db")
+    assert foreign.state("db").started != before
+    eventually("the database answers again", lambda: answers(foreign))
+
+    # "restart: always" brings a service back after a crash, but not after a kill by hand.
+    foreign.kill("db")
+    assert not foreign.state("db").running
+    foreign.start("db")
+    eventually("the database answers again", lambda: answers(foreign))
+
+    psql(foreign, "CREATE TABLE old_data AS SELECT 1")
+    foreign.stop("db")
+    where = foreign.put_aside("db", label="one")
+    assert f"{tmp_path}/pg.aside-one" in where
+    assert (tmp_path / "pg.aside-one" / "pgdata" / "PG_VERSION").is_file()
+    assert list((tmp_path / "pg").iterdir()) == []
+    assert (tmp_path / "backups" / "precious").read_text() == "do not move"
+    foreign.start("db")
+    eventually("a new database answers", lambda: answers(foreign))
+    assert psql(foreign, "SELECT to_regclass('old_data') IS NULL") == "t"
+    foreign.stop("db")
+    assert foreign.put_aside("db", label="one") == where
+    assert (tmp_path / "pg" / "pgdata" / "PG_VERSION").is_file()
+
+
+def test_a_volume_that_cannot_be_renamed_is_refused_in_words(foreign: ComposeStack) -> None:
+    # As process 1, a server stopped before it has set its signal handlers would not hear of it.
+    eventually("redis is up", lambda: "Ready to accept" in foreign.logs("cache"))
+    foreign.stop("cache")
+    with pytest.raises(PreconditionError, match=r"not a plain local one.*tmpfs"):
+        foreign.put_aside("cache", label="no")
