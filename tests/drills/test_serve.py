@@ -1,0 +1,147 @@
+"""recoup serve, seen from outside: a run that is started through the Prefect API is the same run."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+
+from recoup.ledger import Ledger
+from recoup.plan import load_plan
+from recoup.process import Command, background
+from recoup.records import Verdict
+from recoup.stacks import open_stack
+from tasks.postgres import Server
+from tasks.postgres_fault import Fault, inject
+from tasks.sandbox import Sandbox, create, destroy
+
+ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        home = tmp_path_factory.mktemp("state")
+        for place in (home, *home.parents[:3]):
+            place.chmod(place.stat().st_mode | 0o055)
+        patch.setenv("RECOUP_STATE", str(home))
+        yield home
+
+
+@pytest.fixture(scope="module")
+def sandbox(home: Path) -> Iterator[Sandbox]:
+    made = create("process")
+    yield made
+    destroy(made)
+
+
+@dataclass
+class Api:
+    client: httpx.Client
+
+    def post(self, path: str, body: object) -> list[dict[str, object]]:
+        answer = self.client.post(path, json=body)
+        answer.raise_for_status()
+        found = answer.json()
+        return found if isinstance(found, list) else [found]
+
+    def deployment(self, name: str) -> dict[str, object]:
+        return next(one for one in self.post("/deployments/filter", {}) if one["name"] == name)
+
+    def run(self, name: str, **changes: object) -> tuple[str, str, str]:
+        """Start a deployment as the form does; gives the flow run's id, the state it ended in, and its message."""
+        deployment = self.deployment(name)
+        parameters = deployment["parameters"]
+        assert isinstance(parameters, dict)
+        body = {"parameters": {"request": {**parameters["request"], **changes}}, "state": {"type": "SCHEDULED"}}
+        run = str(self.post(f"/deployments/{deployment['id']}/create_flow_run", body)[0]["id"])
+        end = time.monotonic() + 150
+        while True:
+            state = self.client.get(f"/flow_runs/{run}").json()["state"]
+            if state["type"] in ENDED:
+                return run, state["type"], state["message"] or ""
+            assert time.monotonic() < end, f"{name} did not end: {state}"
+            time.sleep(0.5)
+
+
+@pytest.fixture(scope="module")
+def api(home: Path, sandbox: Sandbox) -> Iterator[Api]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    argv = (sys.executable, "-m", "deployments.cli", "serve", "--plan", str(sandbox.plan), "--port", str(port))
+    log = home / "serve.log"
+    here = Path(__file__).resolve().parents[2]
+    with (
+        background(Command(argv, cwd=here), log=log),
+        httpx.Client(base_url=f"http://127.0.0.1:{port}/api", timeout=30, trust_env=False) as client,
+    ):
+        api = Api(client)
+        end = time.monotonic() + 150
+        while True:
+            assert time.monotonic() < end, log.read_text()
+            try:
+                names = {one["name"] for one in api.post("/deployments/filter", {})}
+            except httpx.HTTPError:
+                names = set()
+            if {"recover-database", "back-up-database", "drill-database"} <= names:
+                break
+            time.sleep(0.5)
+        yield api
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        assert probe.connect_ex(("127.0.0.1", port)) != 0, "the server outlived recoup serve"
+
+
+def test_the_backup_is_scheduled_as_often_as_the_plan_needs(api: Api, sandbox: Sandbox) -> None:
+    deployment = api.deployment("back-up-database")
+    schedules = deployment["schedules"]
+    assert isinstance(schedules, list)
+    (schedule,) = schedules
+    _, postgres = load_plan(sandbox.plan).postgres()
+    assert timedelta(seconds=schedule["schedule"]["interval"]) == postgres.backup.interval
+    assert schedule["active"]
+    assert deployment["entrypoint"] == "flows.backup.back_up_database"
+
+
+def test_a_recovery_through_the_api_is_the_same_run(api: Api, sandbox: Sandbox, home: Path) -> None:
+    _, state, message = api.run("back-up-database")
+    assert state == "COMPLETED", message
+    plan = load_plan(sandbox.plan)
+    broken = inject(Server.of(plan, open_stack(plan), None), Fault.WIPE, sandbox.id)
+
+    run, state, message = api.run("recover-database", began=broken.at.isoformat(), reason="started through the API")
+
+    assert state == "COMPLETED", message
+    record = Ledger(home / "ledger.jsonl").last()
+    assert record is not None
+    assert (record.run_id, record.verdict, record.reason) == (run, Verdict.RECOVERED, "started through the API")
+    assert record.clock.began == broken.at
+    tasks = api.post("/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
+    # The run's number comes behind each task's name.
+    assert {str(t["name"]).rsplit("-", 1)[0] for t in tasks} == {step.name for step in record.steps}
+    policies = {str(t["name"]).rsplit("-", 1)[0]: t["empirical_policy"] for t in tasks}
+    swap = policies["swap-databases"]
+    assert isinstance(swap, dict)
+    assert swap["retries"] == 2
+    (artifact,) = api.post("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
+    assert artifact["key"] == "recovery-record"
+    assert str(artifact["data"]).startswith("# RECOVERED")
+
+
+def test_a_run_that_did_not_recover_is_a_failed_run(api: Api, sandbox: Sandbox, home: Path) -> None:
+    run, state, message = api.run("recover-database", restore="always", backup="20000101T000000Z-database")
+
+    assert state == "FAILED"
+    assert "no backup set 20000101T000000Z-database" in message
+    record = Ledger(home / "ledger.jsonl").last()
+    assert record is not None
+    assert (record.run_id, record.verdict) == (run, Verdict.NOT_RECOVERED)
