@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def state_home() -> Path:
-    """Give the state directory of this user: ``RECOUP_STATE``, else /var/lib/recoup for root, else the XDG state home."""
+    """Give this user's state directory: ``RECOUP_STATE``, else /var/lib/recoup for root, else the XDG state home."""
     if named := os.environ.get("RECOUP_STATE"):
         return Path(named).absolute()
     if os.geteuid() == 0:

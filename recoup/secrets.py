@@ -17,7 +17,9 @@ _REFERENCE = re.compile(r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:/.+|dotenv:/.+#[A-Za
 def _is_reference(value: str) -> str:
     if not _REFERENCE.match(value):
         # The value itself may be a secret written in clear, so it is never repeated.
-        raise ValueError("a secret must be a reference (env:NAME, file:/path or dotenv:/path#NAME), not the secret itself")
+        raise ValueError(
+            "a secret must be a reference (env:NAME, file:/path or dotenv:/path#NAME), not the secret itself"
+        )
     return value
 
 
@@ -62,5 +64,6 @@ def _read(path: Path) -> str:
 
 
 def _dotenv(text: str) -> dict[str, str]:
-    pairs = (line.removeprefix("export ").split("=", 1) for line in text.splitlines() if "=" in line and not line.lstrip().startswith("#"))
+    lines = (line for line in text.splitlines() if "=" in line and not line.lstrip().startswith("#"))
+    pairs = (line.removeprefix("export ").split("=", 1) for line in lines)
     return {name.strip(): value.strip().strip("'\"") for name, value in pairs}

@@ -54,7 +54,7 @@ class Stack(Protocol):
 
     @property
     def sandbox(self) -> str | None:
-        """The sandbox's id, read from the running stack itself, or None: then it is not a sandbox and no fault may touch it."""
+        """The sandbox's id, read from the running stack itself; None: it is none, and no fault may touch it."""
         ...
 
     def services(self) -> tuple[ServiceState, ...]: ...
