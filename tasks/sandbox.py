@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from recoup.errors import RecoveryError
+from recoup.errors import PreconditionError, RecoveryError
 from recoup.places import state_home
 from recoup.plan import ProcessSite
 from recoup.stacks import proctable
@@ -84,7 +84,11 @@ def sweep() -> tuple[str, ...]:
             if not directory.name.startswith(_MAKING) or not _being_made(directory):
                 shutil.rmtree(directory, ignore_errors=True)
         elif not proctable.alive(owner.identity):
-            _destroy(directory, owner.id, owner.kind)
+            try:
+                _destroy(directory, owner.id, owner.kind)
+            except PreconditionError:
+                # No engine answers now: its containers can only be removed by a sweep while one does.
+                continue
             gone.append(owner.id)
     return tuple(gone)
 
@@ -95,8 +99,8 @@ def _create(kind: Kind, progress: Callable[[str], None]) -> Sandbox:
     identity = tokens.token_hex(4)
     directory = _claim(identity, kind)
     try:
-        _write_secrets(directory / "secrets")
         if kind == "process":
+            _write_secrets(directory / "secrets")
             url = sandbox_process.bring_up(directory, identity, state, progress)
             plan = write_plan(directory, identity, ProcessSite(directory=directory), url)
         else:

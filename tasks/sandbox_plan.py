@@ -67,4 +67,6 @@ def _own(component: Component, directory: Path, stack: Stack) -> Component:
 
 
 def _secret(directory: Path, name: str) -> str:
-    return f"file:{directory / 'secrets' / name}"
+    file = directory / "secrets" / name
+    # Under Compose not every password has a file of its own; the env file has them all.
+    return f"file:{file}" if file.exists() else f"dotenv:{directory / 'compose.env'}#{name.upper()}"

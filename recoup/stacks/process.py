@@ -6,11 +6,9 @@ import contextlib
 import fcntl
 import os
 import pwd
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,6 +23,7 @@ from recoup.errors import PreconditionError, ProgramError, RecoveryError
 from recoup.process import Command, Completed, run
 from recoup.secrets import resolve
 from recoup.stacks import Health, ServiceState, proctable
+from recoup.stacks.process_files import copy, empty_place
 from recoup.stacks.process_logs import ENDED, STARTING, excerpt
 from recoup.stacks.process_probe import answers
 from recoup.stacks.process_spec import ServiceSpec, StackSpec
@@ -173,11 +172,11 @@ class ProcessStack:
         return "127.0.0.1", spec.listens
 
     def copy_in(self, service: str, source: Path, destination: str) -> None:
-        _copy(source, Path(destination), _owner(self._service(service)))
+        copy(source, Path(destination), _owner(self._service(service)))
 
     def copy_out(self, service: str, source: str, destination: Path) -> None:
         self._service(service)
-        _copy(Path(source), destination, None)
+        copy(Path(source), destination, None)
 
     def put_aside(self, service: str, *, label: str) -> str:
         spec = self._service(service)
@@ -193,12 +192,12 @@ class ProcessStack:
                 )
             if not aside.exists():
                 if not spec.data.exists():
-                    _empty_place(spec.data, _owner(spec), 0o700)
+                    empty_place(spec.data, _owner(spec), 0o700)
                     return f"{spec.data} was gone: there was nothing to put aside"
                 spec.data.rename(aside)
             if not spec.data.exists():
                 old = aside.stat()
-                _empty_place(spec.data, (old.st_uid, old.st_gid), old.st_mode & 0o7777)
+                empty_place(spec.data, (old.st_uid, old.st_gid), old.st_mode & 0o7777)
         return f"directory {aside}"
 
     # -- the parts; those that change a service are called with its pid file held ------------------------------
@@ -355,10 +354,13 @@ def _mark(log: BinaryIO, event: str, spec: ServiceSpec) -> None:
 
 def _running(who: proctable.Identity) -> bool:
     child = _CHILDREN.get(who.pid)
-    if child is not None and child.poll() is not None:
-        _CHILDREN.pop(who.pid, None)
-        _CODES[who] = child.returncode
-    return proctable.alive(who)
+    alive = proctable.alive(who)
+    if child is not None and not alive:
+        # It has ended; the thread that reaps it may need a moment to say how.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            _CODES[who] = child.wait(timeout=1)
+            _CHILDREN.pop(who.pid, None)
+    return alive
 
 
 def _environment(spec: ServiceSpec) -> dict[str, str]:
@@ -376,29 +378,3 @@ def _owner(spec: ServiceSpec) -> tuple[int, int] | None:
         return None
     entry = pwd.getpwnam(user)
     return entry.pw_uid, entry.pw_gid
-
-
-def _empty_place(path: Path, owner: tuple[int, int] | None, mode: int) -> None:
-    path.mkdir(mode=0o700)
-    if owner:
-        os.chown(path, *owner)
-    path.chmod(mode)
-
-
-def _copy(source: Path, destination: Path, owner: tuple[int, int] | None) -> None:
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{destination.name}.", dir=destination.parent)
-        try:
-            with open(handle, "wb") as target, source.open("rb") as origin:
-                shutil.copyfileobj(origin, target, 1 << 20)
-                if owner:
-                    os.fchown(target.fileno(), *owner)
-                os.fchmod(target.fileno(), os.fstat(origin.fileno()).st_mode & 0o777)
-            os.replace(name, destination)
-        except BaseException:
-            os.unlink(name)
-            raise
-    except OSError as error:
-        raise RecoveryError(
-            f"{source} cannot be copied to {destination}: {error.strerror}", state=f"{destination} is as it was"
-        ) from None

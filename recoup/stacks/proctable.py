@@ -134,8 +134,8 @@ def end(find: Callable[[], Iterable[Identity]], timeout: timedelta = timedelta(s
             send(who, signal.SIGKILL)
         left = [who for who in found if not wait_gone(who, timedelta(seconds=until - time.monotonic()))]
         release_shared_memory({who.pid for who in found})
-        if left:
-            return tuple(left)
+        if left or time.monotonic() > until:
+            return tuple(left or found)
     return ()
 
 

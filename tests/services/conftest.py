@@ -24,7 +24,7 @@ def sandbox_state() -> Iterator[Path]:
     home.mkdir(exist_ok=True)
     assert home.lstat().st_uid == os.getuid(), f"{home} belongs to somebody else"
     home.chmod(0o755)
-    for old in home.iterdir():
+    for old in home.glob("[0-9]*-[0-9]*"):
         pid, start = (int(part) for part in old.name.split("-"))
         if not proctable.alive(proctable.Identity(pid, start, proctable.boot())):
             with pytest.MonkeyPatch.context() as patch:
@@ -35,6 +35,7 @@ def sandbox_state() -> Iterator[Path]:
     place = home / f"{me.pid}-{me.start}"
     place.mkdir()
     place.chmod(0o755)
+    (place / "sandboxes").mkdir()
     yield place
     shutil.rmtree(place)
 

@@ -148,19 +148,51 @@ def test_many_starters_make_one_process(make: Make, tmp_path: Path) -> None:
     make("sleep", "1000")
     script = (
         "import sys; from pathlib import Path; from recoup.stacks.process import ProcessStack\n"
-        "stack = ProcessStack.open(Path(sys.argv[1])); sys.stdin.read(1); stack.start('one'); stack.start('one')"
+        "stack = ProcessStack.open(Path(sys.argv[1])); print('ready', flush=True); sys.stdin.read(1)\n"
+        "stack.start('one'); stack.start('one')"
     )
     starters = [
-        subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE)
-        for _ in range(4)
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        for _ in range(8)
     ]
+    for starter in starters:
+        assert starter.stdout is not None
+        assert starter.stdout.readline() == b"ready\n"
     for starter in starters:
         assert starter.stdin is not None
         starter.stdin.write(b"!")
-        starter.stdin.close()
-    assert [starter.wait(30) for starter in starters] == [0, 0, 0, 0]
+        starter.stdin.flush()
+    assert [starter.wait(30) for starter in starters] == [0] * 8
     assert len(proctable.dwelling(tmp_path)) == 1
-    assert ProcessStack.open(tmp_path).state("one").running
+    stack = ProcessStack.open(tmp_path)
+    assert stack.state("one").running
+    assert stack.logs("one").count("starting one") == 1
+
+
+def test_a_zombie_that_another_process_does_not_reap_is_down(make: Make, tmp_path: Path) -> None:
+    make("sleep", "1000")
+    script = (
+        "import sys; from pathlib import Path; from recoup.stacks.process import ProcessStack\n"
+        "ProcessStack.open(Path(sys.argv[1])).start('one'); print('started', flush=True); sys.stdin.read()"
+    )
+    starter = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert starter.stdout is not None
+    assert starter.stdout.readline() == b"started\n"
+    stack = ProcessStack.open(tmp_path)
+    pid = pid_of(stack, "one")
+    starter.send_signal(signal.SIGSTOP)
+    stack.kill("one")
+    assert Path(f"/proc/{pid}/stat").read_text(encoding="ascii").split(") ")[1].startswith("Z")
+    assert not stack.state("one").running
+    stack.start("one")
+    assert pid_of(stack, "one") != pid
+    starter.send_signal(signal.SIGCONT)
+    eventually("the starter reaps it", lambda: not Path(f"/proc/{pid}").exists())
+    starter.communicate()
 
 
 def test_a_killed_child_that_nobody_reaped_is_down(make: Make) -> None:

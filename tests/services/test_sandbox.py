@@ -26,7 +26,7 @@ from recoup.stacks import open_stack, proctable
 from recoup.stacks.process import ProcessStack
 from tasks import embedded, sandbox_process
 from tasks.sandbox import Sandbox, create, destroy, sweep
-from tests.stack_behaviour import POSTGRES, SOON, eventually, sql
+from tests.stack_behaviour import POSTGRES, SOON, eventually, ready, sql
 
 ROOT = Path(__file__).resolve().parents[2]
 MINUTE = timedelta(minutes=1)
@@ -180,6 +180,28 @@ def test_one_whose_owner_was_killed_is_swept_away(moment: str, state: Path, sand
     no_traces_but(before)
     assert sandbox.directory.exists()
     assert ProcessStack.open(sandbox.directory).runs(POSTGRES)
+
+
+def test_its_database_can_be_killed_and_started_by_another_process_than_its_maker(state: Path) -> None:
+    """PostgreSQL takes a zombie for a living server: the maker must reap what somebody else killed."""
+    known = set((state / "sandboxes").iterdir())
+    maker = subprocess.Popen([sys.executable, "-c", MAKER, "100"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert maker.stdout is not None
+    for line in maker.stdout:
+        if line.startswith("{"):
+            break
+    (directory,) = set((state / "sandboxes").iterdir()) - known
+    stack = ProcessStack.open(directory)
+    try:
+        for _ in range(3):
+            stack.kill(POSTGRES)
+            stack.start(POSTGRES)
+            eventually("the database answers", lambda: ready(stack))
+    finally:
+        maker.kill()
+        maker.wait()
+        sweep()
+    assert not directory.exists()
 
 
 def test_interrupted_while_it_is_made_it_leaves_nothing(state: Path) -> None:
