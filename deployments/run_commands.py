@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from deployments.options import AsJson, PlanPath
 from deployments.orchestrator import run_flow
@@ -105,13 +105,20 @@ def backup_now(
 @backup.command("list")
 def backup_list(plan: PlanPath, as_json: AsJson = False) -> None:
     """List the backup sets, newest first."""
-    sets = Repository(load_plan(plan).platform.repository).sets("database")
+    root = load_plan(plan).platform.repository
+    sets = Repository(root).sets("database")
     if as_json:
         for one in sets:
             if one.manifest:
                 typer.echo(one.manifest.model_dump_json(exclude={"content", "files"}))
         return
-    table = Table("set", "recovery point (UTC)", "rows", "MB", "state")
+    if not sets:
+        typer.echo(f"no backup set in {root}; take one: recoup backup now")
+        return
+    # An id is there to be copied: it is never cut off.
+    table = Table(Column("set", no_wrap=True, min_width=max(len(one.set_id) for one in sets)))
+    for name in ("recovery point (UTC)", "rows", "MB", "state"):
+        table.add_column(name)
     for one in sets:
         manifest = one.manifest
         point = f"{manifest.recovery_point.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if manifest else "unknown"
