@@ -175,8 +175,9 @@ def _inset(what: RenderableType) -> RenderableType:
 
 def _table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for number, column in enumerate(columns):
+        # Names are there to be typed again, so the first column is never broken.
+        table.add_column(column, overflow="fold", no_wrap=number == 0)
     for row in rows:
         # A plan's text may hold brackets, which rich would take for its own markup.
         table.add_row(*(escape(cell) for cell in row))
