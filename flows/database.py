@@ -139,6 +139,8 @@ def _procedure(run: Run, request: DatabaseRecovery) -> None:
     run.checks.extend(seen.checks)
     run.mark("restored", seen.restored)
     _count_loss(run, server, used)
+    if not run.next_step and any(check.outcome is not Outcome.PASSED for check in run.checks):
+        run.next_step = "see to what the check names; if the data are wrong: recoup recover database --restore always"
 
 
 def _needs_restore(run: Run, found: Diagnosis) -> bool:
@@ -236,6 +238,8 @@ def _count_loss(run: Run, server: Server, used: Chosen | None) -> None:
         point = used.recovery_point
     else:
         safe, basis = crash_safe(server)
+        if any(check.subject is Subject.DATA and check.outcome is not Outcome.PASSED for check in run.checks):
+            safe, basis = False, "the data are not proven to be those of before"
         point = run.began if safe else None
     run.stores.append(store_loss(server.spec.store, objective, run.began, point, basis))
 

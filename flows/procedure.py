@@ -113,6 +113,7 @@ class Steps:
         self.watcher = watcher
         self.journal = journal
         self.records: dict[str, StepRecord] = {s.name: s for s in journal.steps} if journal else {}
+        self._reached: set[str] = set()
 
     def step(self, title: str, task: Task[..., M], *args: Any, name: str = "", fresh: bool = False) -> M:
         """Run a step and give its result; one that a killed run had finished is not repeated, unless ``fresh``."""
@@ -154,7 +155,16 @@ class Steps:
         done = self.journal.result_of(task.name) if self.journal else None
         return _result_type(task).model_validate_json(done[1]) if done else None
 
+    def leave_behind(self) -> None:
+        """Set down as skipped what a killed run had begun and this one, having gone another way, did not need."""
+        for name, record in self.records.items():
+            if name not in self._reached and record.outcome is not StepOutcome.DONE:
+                self.records[name] = record.model_copy(
+                    update={"outcome": StepOutcome.SKIPPED, "detail": "begun by the killed run; no longer needed"}
+                )
+
     def _tell(self, record: StepRecord) -> None:
+        self._reached.add(record.name)
         self.records[record.name] = record
         self.watcher.step(record)
 
@@ -323,6 +333,7 @@ def _end(run: Run, watcher: Watcher, error: RecoupError | None) -> RecoveryRecor
         run.next_step = error.next_step or run.next_step
         record = _publish(run, watcher, Verdict.NOT_RECOVERED, error.what)
     else:
+        run.steps.leave_behind()
         found, why = verdict(tuple(run.steps.records.values()), tuple(run.checks), run.clock())
         record = _publish(run, watcher, found, why)
     run.journal.close(record.verdict)

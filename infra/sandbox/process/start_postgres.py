@@ -34,6 +34,8 @@ def main() -> None:
     password = os.environ.pop("POSTGRES_PASSWORD")
     if not (data / "PG_VERSION").exists():
         make_cluster(data, sockets, port, password, schema)
+    for lock in (data / "postmaster.pid", sockets / f".s.PGSQL.{port}.lock"):
+        forget_a_zombie(lock)
     say("starting the server")
     options = (*SETTINGS, "listen_addresses=127.0.0.1", f"port={port}", f"unix_socket_directories={sockets}")
     os.execvp("postgres", server(data, options))
@@ -78,6 +80,19 @@ def make_cluster(data: Path, sockets: Path, port: str, password: str, schema: by
     program(*psql, f"--dbname={database}", "--file=-", given=schema)
     program("pg_ctl", "--silent", "--wait", f"--pgdata={new}", "--mode=fast", "stop")
     new.rename(data)
+
+
+def forget_a_zombie(lock: Path) -> None:
+    """Remove the lock file of a killed server that nobody has reaped: PostgreSQL takes a zombie for a living one."""
+    try:
+        # Read as bytes: the user become may not enter the place where Python keeps its encodings.
+        pid = int(lock.read_bytes().split(b"\n", 1)[0])
+        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+    except (OSError, ValueError, IndexError):
+        return
+    if state in (b"Z", b"X"):
+        say(f"process {pid} of {lock.name} is a zombie")
+        lock.unlink(missing_ok=True)
 
 
 def program(*argv: str, given: bytes = b"") -> None:
