@@ -38,12 +38,17 @@ class FileEntry(Frozen):
     sha256: str
 
 
+# What of each row is hashed: its values as they are stored, or its text.
+Hashed = Literal["values", "text"]
+
+
 class TableContent(Frozen):
     """What a table held: its rows, and a digest that does not depend on their order."""
 
     name: str
     rows: int
     digest: str
+    hashed: Hashed = "text"
 
 
 class SequenceValue(Frozen):

@@ -26,7 +26,7 @@ from recoup.catalog import (
 from recoup.errors import PreconditionError, ProgramError, RecoveryError
 from recoup.records import Frozen, now
 from tasks.postgres import Condition, Connection, Server, answers, identity, server_now
-from tasks.postgres_content import fingerprint, measure, relations, schema_lines, sequences, unsound
+from tasks.postgres_content import best_hash, fingerprint, measure, relations, schema_lines, sequences, unsound
 from tasks.postgres_shape import read_shape
 from tasks.step import note, step
 
@@ -162,11 +162,12 @@ def _dump(server: Server, staged: Path, started: datetime) -> Manifest:
         shape = read_shape(connection)
         system, version = identity(connection), connection.info.server_version
         tables = relations(connection)
-        with ThreadPoolExecutor(max_workers=1) as pool:
+        with ThreadPoolExecutor(max_workers=2) as pool:
             contents = pool.submit(_measure_all, server, snapshot, [name for name, _ in tables])
+            roles = pool.submit(_globals, server, staged / "globals.sql")
             compression = _dump_parallel(server, staged, snapshot.name)
+            roles.result()
             measured = contents.result()
-    _globals(server, staged / "globals.sql")
     (staged / "schema.txt").write_text("\n".join(lines), encoding="utf-8")
     note("hashing the files")
     return Manifest(
@@ -202,7 +203,8 @@ def _measure_all(server: Server, snapshot: Snapshot, tables: list[str]) -> tuple
     with server.connect(statement=DUMP) as connection:
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot.name)))
-        return tuple(sorted((measure(connection, table) for table in tables), key=lambda t: t.name))
+        found = (measure(connection, table, best_hash(connection, table)) for table in tables)
+        return tuple(sorted(found, key=lambda table: table.name))
 
 
 def _dump_parallel(server: Server, staged: Path, snapshot: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -135,7 +136,11 @@ def restore_beside(server: Server, repository: Repository, set_id: str, target: 
     try:
         _create(server, one, target)
         _load(server, one, target)
-        checks = compare(server, one, target)
+        # Neither waits for the other: beside a small comparison, most of this is a program's start.
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            statistics = pool.submit(_collect_statistics, server, target)
+            checks = compare(server, one, target)
+            statistics.result()
     except (ProgramError, psycopg.Error, OSError) as error:
         what = error.what if isinstance(error, ProgramError) else str(error).splitlines()[0]
         removed = _drop(server, target)
@@ -296,13 +301,18 @@ def _load(server: Server, one: BackupSet, target: str) -> None:
             mounts=[one.path],
             options=RESTORE_OPTIONS,
         )
-    note("collecting statistics")
+    with server.connect(server.spec.maintenance_database) as connection:
+        # The log is flushed in order: this commit puts the asynchronous ones before it on the disk for certain. Local,
+        # for a synchronous standby that the server is told to wait for may be gone as well. A commit that wrote nothing
+        # would flush nothing: the message is a log record and changes no data.
+        connection.execute("SET synchronous_commit = local")
+        connection.execute("SELECT pg_logical_emit_message(true, 'recoup', 'restored')")
+
+
+def _collect_statistics(server: Server, target: str) -> None:
     server.tool(
         ("vacuumdb", "--analyze-only", "--jobs=2", "--quiet", "--no-password", f"--dbname={target}"), timeout=RESTORE
     )
-    with server.connect(server.spec.maintenance_database, statement=RESTORE) as connection:
-        # Asynchronous commits are on the disk for certain once the checkpoint has ended.
-        connection.execute("CHECKPOINT")
 
 
 def _end_sessions(connection: Connection, databases: tuple[str, ...]) -> None:
