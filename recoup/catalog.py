@@ -223,9 +223,13 @@ class Repository:
         return frozenset(own | (set(noted.read_text(encoding="utf-8").split()) if noted.is_file() else set()))
 
     def prune(self, store: str, keep: int) -> tuple[str, ...]:
-        """Remove the oldest sets of ours beyond ``keep`` (at least one is always kept); gives their ids."""
-        whole = [one for one in self.sets(store) if one.manifest and not one.broken]
-        gone = whole[max(keep, 1) :]
+        """Remove the oldest sets of ours beyond ``keep``, never the last whole one; gives their ids."""
+        listed = [one for one in self.sets(store) if one.manifest and not one.broken]
+        kept, gone = listed[: max(keep, 1)], listed[max(keep, 1) :]
+        # The newest is nearly always whole and still in memory: one look, and only when there is something to remove.
+        if gone and all(problems(one) for one in kept):
+            last_good = next((one for one in gone if not problems(one)), None)
+            gone = [one for one in gone if last_good and one is not last_good]
         for one in gone:
             # Out of the listing first: a removal that is killed half-way leaves no set that looks complete.
             hidden = one.path.with_name(f".{one.set_id}.0.pruned{_PARTIAL}")
