@@ -68,3 +68,8 @@ class ProgramError(RecoveryError):
         super().__init__(what, state=state, next_step=next_step)
         self.returncode = returncode
         self.stderr = stderr
+
+
+def first_line(error: BaseException) -> str:
+    """Give the first line of what an error says, or its name when it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

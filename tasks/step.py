@@ -21,7 +21,7 @@ from prefect.context import FlowRunContext
 from prefect.tasks import exponential_backoff
 from prefect.utilities.timeout import timeout as time_limit
 
-from recoup.errors import PreconditionError, RecoveryError
+from recoup.errors import PreconditionError, RecoveryError, first_line
 from recoup.progress import Silent, Watcher
 
 P = ParamSpec("P")
@@ -59,7 +59,11 @@ def step(
         def counted(*args: P.args, **kwargs: P.kwargs) -> R:
             if watched := _watched.get():
                 watched.attempts += 1
-            return function(*args, **kwargs)
+            try:
+                return function(*args, **kwargs)
+            except TimeoutError as error:
+                # The step's own time-out cuts it from outside; this one is of something that it waited for.
+                raise RecoveryError(f"something it waited for timed out: {error}".removesuffix(": ")) from error
 
         return Task(
             counted,
@@ -106,7 +110,7 @@ def _direct(task: Task[..., R], *args: Any, **kwargs: Any) -> R:
             if attempt == task.retries:
                 raise
             wait = waits[min(attempt, len(waits) - 1)] * (1 + random.uniform(0, JITTER))
-            note(f"attempt {attempt + 1} failed ({str(error).splitlines()[0]}); again in {wait:.1f} s")
+            note(f"attempt {attempt + 1} failed ({first_line(error)}); again in {wait:.1f} s")
             time.sleep(wait)
     raise AssertionError("unreachable")
 

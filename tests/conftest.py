@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import pytest
 
-pytest.register_assert_rewrite("tests.stack_behaviour")
+pytest.register_assert_rewrite("tests.stack_behaviour", "tests.step_behaviour")
 
 _UNIT = Path(__file__).parent / "unit"
 

@@ -91,8 +91,11 @@ class Platform:
         argv = ("psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "neo", "-d", database, "-c", statement)
         return self.stack.execute("postgres", argv, timeout=SOON).text
 
+    def log(self) -> str:
+        return self.stack.logs("postgres", tail=60)
+
     def databases(self) -> set[str]:
-        return set(self.sql("SELECT datname FROM pg_database WHERE datallowconn OR true", "postgres").split())
+        return set(self.sql("SELECT datname FROM pg_database", "postgres").split())
 
 
 def _run(function: Callable[..., None], *args: object) -> int:

@@ -78,7 +78,7 @@ def test_killed_at_a_step_of_a_restore(step: str, platform: Platform) -> None:
     before = platform.databases()
     began, left = killed(platform, Fault.WIPE, step=step)
     assert [(one.name, one.outcome) for one in left.steps][-1] == (step, StepOutcome.RUNNING)
-    assert [one.name for one in left.steps] == WIPE[: WIPE.index(step) + 1]
+    assert [one.name for one in left.steps] == WIPE[: WIPE.index(step) + 1], platform.log()
     record, ran = again(platform, began, left)
     assert step in ran
     assert platform.sql("SELECT count(*) FROM records WHERE id LIKE 'seed-%'") == "6000"
@@ -93,7 +93,7 @@ def test_killed_at_a_step_of_a_restart(step: str, platform: Platform) -> None:
     platform.sql(f"INSERT INTO records (id, body) VALUES ('before-{step}', '{{}}')")
     before = platform.databases()
     began, left = killed(platform, Fault.KILL, step=step)
-    assert [one.name for one in left.steps] == RESTART[: RESTART.index(step) + 1]
+    assert [one.name for one in left.steps] == RESTART[: RESTART.index(step) + 1], platform.log()
     record, _ = again(platform, began, left)
     assert record.backup is None
     assert platform.databases() == before
