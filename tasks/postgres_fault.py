@@ -72,7 +72,8 @@ def inject(server: Server, fault: Fault, sandbox: str) -> Injected:
         case Fault.CORRUPT:
             _corrupt(server, directory)
         case Fault.WIPE:
-            _shell(server, 'find "$1" -mindepth 1 -delete; true', directory)
+            # The living server may put a file into a directory that is just being emptied.
+            _shell(server, 'for n in 1 2 3 4 5; do find "$1" -mindepth 1 -delete && break; done; true', directory)
             server.stack.kill(service)
         case Fault.EXHAUST:
             _exhaust(server, begun.held)
