@@ -105,7 +105,7 @@ def test_killed_at_a_step_of_a_restart(step: str, platform: Platform) -> None:
     [
         pytest.param(Fault.KILL, "reading public.", id="after the restart, before the step has ended"),
         pytest.param(Fault.DROP_TABLE, "stopping records-service", id="between two services"),
-        pytest.param(Fault.DROP_TABLE, "collecting statistics", id="with the copy loaded and not compared"),
+        pytest.param(Fault.DROP_TABLE, "comparing public.", id="with the copy loaded and not yet compared"),
         pytest.param(Fault.CONTROL_FILE, "moving the old data aside", id="before the data are moved aside"),
     ],
 )

@@ -141,7 +141,7 @@ def test_a_killed_backup_leaves_no_set_and_the_next_one_cleans_up(
         platform.sql("CREATE TABLE many AS SELECT n, md5(n::text) AS text FROM generate_series(1, 400000) n")
         child = subprocess.Popen([sys.executable, "-c", BACKUP, str(platform.sandbox.plan)])
         try:
-            eventually("pg_dump is under way", lambda: "pg_dump" in arguments_here_with(".partial"))
+            eventually("pg_dump is under way", lambda: "pg_dump" in arguments_here_with(f"{root}/."))
         finally:
             child.kill()
         assert child.wait() == -signal.SIGKILL
