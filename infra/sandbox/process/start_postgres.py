@@ -32,10 +32,10 @@ def main() -> None:
     schema = Path(os.environ["SCHEMA"]).read_bytes()
     become(os.environ.get("RUN_AS"), (data, sockets))
     password = os.environ.pop("POSTGRES_PASSWORD")
-    if not (data / "PG_VERSION").exists():
-        make_cluster(data, sockets, port, password, schema)
     for lock in (data / "postmaster.pid", sockets / f".s.PGSQL.{port}.lock"):
         forget_a_zombie(lock)
+    if not (data / "PG_VERSION").exists():
+        make_cluster(data, sockets, port, password, schema)
     say("starting the server")
     options = (*SETTINGS, "listen_addresses=127.0.0.1", f"port={port}", f"unix_socket_directories={sockets}")
     os.execvp("postgres", server(data, options))
