@@ -180,7 +180,7 @@ def _restore(
             step("Begin with a new data directory", make_new_server, server, suffix, fresh=anew)
         restored = step("Restore beside and compare", restore_beside, server, repository, used.set_id, target)
         run.checks.extend(restored.checks)
-        swapped = step("Swap the databases", swap_databases, server, repository, used.set_id, target, kept)
+        swapped = step("Swap the databases", swap_databases, server, used.set_id, target, kept)
     except RecoupError:
         # What served before, however badly, is not left stopped by a recovery that failed.
         _start_again(run, dependents)

@@ -210,18 +210,6 @@ class Repository:
             ) from None
         return BackupSet(manifest.set_id, final, manifest)
 
-    def note_restored(self, one: BackupSet, system_identifier: str) -> None:
-        """Remember that a set was restored onto a server, so that this server's data is known as its own."""
-        if one.manifest is not None:
-            with (one.path / "restored-onto").open("a", encoding="utf-8") as file:
-                file.write(f"{system_identifier}\n")
-
-    def identities(self, one: BackupSet) -> frozenset[str]:
-        """Give the system identifiers of the servers that hold this set's data."""
-        own = {one.manifest.system_identifier} if one.manifest else set()
-        noted = one.path / "restored-onto"
-        return frozenset(own | (set(noted.read_text(encoding="utf-8").split()) if noted.is_file() else set()))
-
     def prune(self, store: str, keep: int) -> tuple[str, ...]:
         """Remove the oldest sets of ours beyond ``keep``, never the last whole one; gives their ids."""
         listed = [one for one in self.sets(store) if one.manifest and not one.broken]

@@ -27,12 +27,21 @@ _STDERR_KEPT = 64 * 1024
 
 @dataclass(frozen=True)
 class Command:
-    """A program to run: argv, extra environment, and the secrets that go into its environment only."""
+    """A program to run: argv, environment, and the secrets that go into its environment only.
+
+    ``inherit`` adds the environment to the caller's own.
+    """
 
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, SecretStr] = field(default_factory=dict)
     cwd: Path | None = None
+    inherit: bool = True
+
+    def environment(self) -> dict[str, str]:
+        """Give what the program sees, secrets in clear."""
+        base = os.environ if self.inherit else {}
+        return {**base, **self.env, **{name: secret.get_secret_value() for name, secret in self.secrets.items()}}
 
     def shown(self) -> str:
         """Give the command line as a person would type it, secrets as asterisks."""
@@ -72,12 +81,11 @@ def run(
     name = command.argv[0]
     began = time.monotonic()
     secrets = tuple(command.secrets.values())
-    environment = {**os.environ, **command.env, **{k: v.get_secret_value() for k, v in command.secrets.items()}}
     with tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as output:
         try:
             child = subprocess.Popen(
                 command.argv,
-                env=environment,
+                env=command.environment(),
                 cwd=command.cwd,
                 stdin=subprocess.PIPE if isinstance(stdin, bytes) else (stdin or subprocess.DEVNULL),
                 stdout=stdout or output,
@@ -140,12 +148,11 @@ def background(command: Command, *, log: Path) -> Iterator[Background]:
 
     Raises ProgramError when it cannot be started.
     """
-    environment = {**os.environ, **command.env, **{k: v.get_secret_value() for k, v in command.secrets.items()}}
     with log.open("ab") as output:
         try:
             child = subprocess.Popen(
                 command.argv,
-                env=environment,
+                env=command.environment(),
                 cwd=command.cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

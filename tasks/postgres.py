@@ -30,6 +30,8 @@ from tasks.step import note, step
 CONNECT = timedelta(seconds=3)
 STATEMENT = timedelta(seconds=30)
 Connection = psycopg.Connection[tuple[object, ...]]
+# How the comment of a database begins that a recovery restored and compared.
+RESTORED = "recoup: "
 
 
 class Condition(StrEnum):
@@ -176,7 +178,12 @@ def look(server: Server, repository: Repository, *, read_all: bool = True) -> Di
     try:
         with server.connect(statement=server.spec.scan_timeout) as connection:
             missing = _missing(connection, newest)
-            replaced = newest is not None and identity(connection) not in repository.identities(newest)
+            replaced = (
+                newest is not None
+                and newest.manifest is not None
+                and identity(connection) != newest.manifest.system_identifier
+                and not comment_of(connection, server.spec.database).startswith(RESTORED)
+            )
             broken = unreadable(connection, note) if read_all else ()
     except psycopg.Error as error:
         return _refusal(error)
@@ -265,6 +272,14 @@ def server_now(connection: Connection) -> datetime:
     row = connection.execute("SELECT now()").fetchone()
     assert row is not None and isinstance(row[0], datetime)
     return row[0].astimezone(UTC)
+
+
+def comment_of(connection: Connection, database: str) -> str:
+    """Give the comment of a database; empty when it has none or is not there."""
+    row = connection.execute(
+        "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s", [database]
+    ).fetchone()
+    return str(row[0] or "") if row else ""
 
 
 def quoted(name: str) -> sql.Identifier:

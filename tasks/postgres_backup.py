@@ -23,7 +23,7 @@ from recoup.catalog import (
     entries,
     set_id,
 )
-from recoup.errors import PreconditionError, ProgramError, RecoveryError
+from recoup.errors import PreconditionError, ProgramError, RecoveryError, first_line
 from recoup.records import Frozen, now
 from tasks.postgres import Condition, Connection, Server, answers, identity, server_now
 from tasks.postgres_content import best_hash, fingerprint, measure, relations, schema_lines, sequences, unsound
@@ -127,7 +127,7 @@ def take_database_backup(server: Server, repository: Repository) -> Taken:
             published = repository.publish(staged, manifest)
     except psycopg.Error as error:
         raise RecoveryError(
-            f"the database went away during the backup: {str(error).splitlines()[0]}",
+            f"the database went away during the backup: {first_line(error)}",
             state="no set was published; the older ones are untouched",
             next_step="see recoup recover database, or run: recoup backup now",
         ) from None

@@ -10,6 +10,7 @@ import psycopg
 from psycopg import sql
 
 from recoup.catalog import Hashed, SequenceValue, TableContent
+from recoup.errors import first_line
 
 Connection = psycopg.Connection[tuple[object, ...]]
 
@@ -185,7 +186,7 @@ def unreadable(connection: Connection, tell: Callable[[str], None]) -> tuple[str
             psycopg.errors.IoError,
             psycopg.errors.DataError,
         ) as error:
-            found.append(f"{table}: {str(error).splitlines()[0]}")
+            found.append(f"{table}: {first_line(error)}")
     return tuple(found)
 
 

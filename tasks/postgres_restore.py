@@ -13,9 +13,18 @@ import psycopg
 from psycopg import sql
 
 from recoup.catalog import BackupSet, DatabaseShape, Repository, problems
-from recoup.errors import PreconditionError, ProgramError, RecoveryError
+from recoup.errors import PreconditionError, ProgramError, RecoveryError, first_line
 from recoup.records import Check, Frozen, Outcome, SkippedSet
-from tasks.postgres import Condition, Connection, Server, database_names, identity, quoted, wait_until_it_answers
+from tasks.postgres import (
+    RESTORED,
+    Condition,
+    Connection,
+    Server,
+    comment_of,
+    database_names,
+    quoted,
+    wait_until_it_answers,
+)
 from tasks.postgres_compare import compare
 from tasks.postgres_shape import make_database
 from tasks.step import note, step
@@ -83,8 +92,8 @@ def choose_backup(server: Server, repository: Repository, wanted: str) -> Chosen
 def find_backup(server: Server, repository: Repository, wanted: str) -> Chosen:
     """Give the newest set that is whole (``latest``), or the named one; raises RecoveryError when there is none.
 
-    A set is whole when every file has its sha256 and ``pg_restore --list`` reads it; a dump of the written plan's
-    script when its gzip ends well and the dump's own closing line stands in it.
+    A set is whole when every file has its sha256, for ``pg_restore --list`` read the dump before it was published; a
+    dump of the written plan's script when its gzip ends well and the dump's own closing line stands in it.
     """
     known = repository.sets(server.spec.store)
     candidates = known if wanted == "latest" else (repository.get(server.spec.store, wanted),)
@@ -142,7 +151,7 @@ def restore_beside(server: Server, repository: Repository, set_id: str, target: 
             checks = compare(server, one, target)
             statistics.result()
     except (ProgramError, psycopg.Error, OSError) as error:
-        what = error.what if isinstance(error, ProgramError) else str(error).splitlines()[0]
+        what = error.what if isinstance(error, ProgramError) else first_line(error)
         removed = _drop(server, target)
         raise RecoveryError(
             f"the restore of {set_id} failed: {what}",
@@ -166,14 +175,14 @@ def restore_beside(server: Server, repository: Repository, set_id: str, target: 
 
 
 @step(timeout=timedelta(minutes=5), retries=2)
-def swap_databases(server: Server, repository: Repository, set_id: str, target: str, kept: str) -> Swapped:
+def swap_databases(server: Server, set_id: str, target: str, kept: str) -> Swapped:
     """Give the restored database its name and keep the old one under another, in one transaction; safe to repeat."""
     live = server.spec.database
     try:
         with server.connect(server.spec.maintenance_database) as connection:
             names, mark = database_names(connection), _mark(set_id, target)
             if target in names:
-                if _comment(connection, target) != mark:
+                if comment_of(connection, target) != mark:
                     raise _nothing_to_swap(live, target)
                 had_old = live in names
                 if had_old:
@@ -183,13 +192,12 @@ def swap_databases(server: Server, repository: Repository, set_id: str, target: 
                     if had_old:
                         connection.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(quoted(live), quoted(kept)))
                     connection.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(quoted(target), quoted(live)))
-            elif _comment(connection, live) != mark:
+            elif comment_of(connection, live) != mark:
                 raise _nothing_to_swap(live, target)
-            repository.note_restored(repository.get(server.spec.store, set_id), identity(connection))
             return Swapped(kept=kept if kept in database_names(connection) else "")
     except psycopg.Error as error:
         raise RecoveryError(
-            f"the swap failed: {str(error).splitlines()[0]}",
+            f"the swap failed: {first_line(error)}",
             state=f"{live} may refuse connections; the restored database is kept as {target}",
             next_step="run the recovery again: it goes on here",
         ) from None
@@ -221,14 +229,7 @@ def legacy_command(target: str) -> tuple[str, ...]:
 
 
 def _mark(set_id: str, target: str) -> str:
-    return f"recoup: {set_id} as {target}"
-
-
-def _comment(connection: Connection, database: str) -> str:
-    row = connection.execute(
-        "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s", [database]
-    ).fetchone()
-    return str(row[0]) if row else ""
+    return f"{RESTORED}{set_id} as {target}"
 
 
 def _nothing_to_swap(live: str, target: str) -> RecoveryError:

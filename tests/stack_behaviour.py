@@ -119,7 +119,7 @@ class StackBehaviour:
                 call()
 
     def test_logs_hold_what_the_service_said_and_respect_tail_and_since(self, stack: Stack) -> None:
-        assert "ready to accept connections" in stack.logs(POSTGRES, tail=200)
+        assert "ready to accept connections" in stack.logs(POSTGRES, tail=100_000)
         assert len(stack.logs(POSTGRES, tail=2).splitlines()) == 2
         moment = datetime.now(UTC)
         time.sleep(1.1)
@@ -227,6 +227,15 @@ class StackBehaviour:
         stack.stop(REDIS)
         with pytest.raises(RecoveryError, match=REDIS):
             stack.execute(REDIS, ("true",), timeout=SOON)
+
+    @pytest.mark.parametrize("how", ["execute", "beside"])
+    def test_the_callers_own_environment_stays_outside(
+        self, stack: Stack, how: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A PGSERVICE of the person who types would win over the PGHOST that names the server to restore."""
+        monkeypatch.setenv("PGSERVICE", "somewhere-else")
+        run = stack.execute if how == "execute" else stack.beside
+        assert run(POSTGRES, ("sh", "-c", "echo [$PGSERVICE]"), timeout=SOON).text == "[]"
 
     @pytest.mark.parametrize("how", ["execute", "beside"])
     def test_a_secret_arrives_and_is_seen_nowhere(self, stack: Stack, how: str) -> None:

@@ -139,7 +139,7 @@ class ProcessStack:
                 next_step=f"start {service} first",
             )
         own = {name: resolve(reference) for name, reference in spec.secrets.items()}
-        command = Command(argv, {**_environment(spec), **env}, {**own, **secrets}, spec.home)
+        command = _command(spec, argv, env, {**own, **secrets}, spec.home)
         return run(command, timeout=timeout, stdin=stdin, stdout=stdout, check=check, user=_drop_to(spec))
 
     def beside(
@@ -159,7 +159,7 @@ class ProcessStack:
         for mount in mounts:
             if not mount.is_dir():
                 raise PreconditionError(f"the directory {mount} is not there", next_step="make it first")
-        command = Command(argv, {**_environment(spec), **env}, secrets, self.directory)
+        command = _command(spec, argv, env, secrets, self.directory)
         return run(command, timeout=timeout, stdin=stdin, stdout=stdout, check=check)
 
     def inside(self, service: str, port: int) -> tuple[str, int]:
@@ -284,7 +284,7 @@ class ProcessStack:
         return Health.STARTING if age < timedelta(seconds=probe.grace) else Health.UNHEALTHY
 
     def _program_answers(self, spec: ServiceSpec, argv: tuple[str, ...], timeout: timedelta) -> bool:
-        command = Command(argv, _environment(spec), {}, spec.home)
+        command = _command(spec, argv, {}, {}, spec.home)
         try:
             return run(command, timeout=timeout, check=False, user=_drop_to(spec)).returncode == 0
         except ProgramError:
@@ -361,6 +361,17 @@ def _running(who: proctable.Identity) -> bool:
             _CODES[who] = child.wait(timeout=1)
             _CHILDREN.pop(who.pid, None)
     return alive
+
+
+def _command(
+    spec: ServiceSpec,
+    argv: tuple[str, ...],
+    env: Mapping[str, str],
+    secrets: Mapping[str, SecretStr],
+    cwd: Path,
+) -> Command:
+    """Give a command that sees what a container would: a PGSERVICE of the caller's would name another server."""
+    return Command(argv, {**_environment(spec), **env}, secrets, cwd, inherit=False)
 
 
 def _environment(spec: ServiceSpec) -> dict[str, str]:

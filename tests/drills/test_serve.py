@@ -48,7 +48,13 @@ class Api:
     client: httpx.Client
 
     def post(self, path: str, body: object) -> list[dict[str, object]]:
-        answer = self.client.post(path, json=body)
+        end = time.monotonic() + 60
+        while True:
+            answer = self.client.post(path, json=body)
+            # The server's SQLite was busy and nothing was done: Prefect's own clients ask again too.
+            if answer.status_code != 503 or time.monotonic() > end:
+                break
+            time.sleep(0.5)
         answer.raise_for_status()
         found = answer.json()
         return found if isinstance(found, list) else [found]

@@ -67,7 +67,7 @@ def test_ours_restores_the_same_dump_beside_and_every_row_once(old: Scratch) -> 
     assert old.sql("SELECT nextval('tickets')", restored.database) == "501"
     assert {table: old.content(table) for table in tables} == since, "nothing of the old one was touched"
     assert [c.outcome for c in restored.checks if c.name == "content against the manifest"] == [Outcome.UNPROVEN]
-    swapped = swap_databases.fn(old.server, old.repository, chosen.set_id, restored.database, f"{old.name}_old")
+    swapped = swap_databases.fn(old.server, chosen.set_id, restored.database, f"{old.name}_old")
     assert swapped.kept == f"{old.name}_old"
     assert {table: old.content(table) for table in tables} == tables
 

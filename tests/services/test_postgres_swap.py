@@ -10,8 +10,10 @@ import psycopg
 import pytest
 
 from flows.database import DatabaseRecovery, When, run_recovery
+from recoup.catalog import MANIFEST
 from recoup.errors import PreconditionError, RecoveryError
 from recoup.plan import load_plan
+from tasks.postgres import look
 from tasks.postgres_backup import take_database_backup
 from tasks.postgres_restore import Swapped, restore_beside, swap_databases
 from tasks.sandbox import Sandbox
@@ -31,7 +33,7 @@ class Restored:
         restore_beside.fn(old.server, old.repository, self.taken.set_id, self.target)
 
     def swap(self) -> Swapped:
-        return swap_databases.fn(self.old.server, self.old.repository, self.taken.set_id, self.target, self.kept)
+        return swap_databases.fn(self.old.server, self.taken.set_id, self.target, self.kept)
 
     def swapped(self) -> bool:
         """Say whether all of it is done; fails when only a part is."""
@@ -138,11 +140,16 @@ def test_without_an_old_database_there_is_nothing_to_keep(restored: Restored) ->
     assert restored.old.databases() == {restored.old.name}
 
 
-def test_the_server_that_holds_the_data_is_remembered(restored: Restored) -> None:
+def test_a_server_made_anew_is_known_by_the_database_that_was_swapped_in(restored: Restored) -> None:
+    """An image that finds its directory empty makes a new server, with another identifier than the set's."""
+    old = restored.old
+    manifest = old.repository.root / restored.taken.set_id / MANIFEST
+    own = old.sql("SELECT system_identifier FROM pg_control_system()", "postgres")
+    assert own in manifest.read_text()
+    manifest.write_text(manifest.read_text().replace(own, "7000"))
+    assert look(old.server, old.repository).replaced
     restored.swap()
-    own = restored.old.sql("SELECT system_identifier FROM pg_control_system()", "postgres")
-    noted = restored.old.repository.root / restored.taken.set_id / "restored-onto"
-    assert noted.read_text().split() == [own]
+    assert not look(old.server, old.repository).replaced
 
 
 def test_a_wrong_password_ends_the_run_before_anything_is_changed(

@@ -283,12 +283,3 @@ def test_dumps_of_the_written_plan_are_never_pruned(repository: Repository) -> N
     (repository.root / "20200101-database.sql.gz").write_bytes(gzip.compress(b"SELECT 1;"))
     repository.prune("database", 1)
     assert "20200101-database.sql.gz" in ids(repository)
-
-
-def test_the_servers_that_hold_a_sets_data_are_remembered(repository: Repository) -> None:
-    one = taken(repository, NOON)
-    assert repository.identities(one) == {"7000"}
-    repository.note_restored(one, "8000")
-    repository.note_restored(one, "9000")
-    assert repository.identities(repository.sets("database")[0]) == {"7000", "8000", "9000"}
-    assert problems(repository.sets("database")[0]) == "", "the note is no part of what was backed up"
