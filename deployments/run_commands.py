@@ -110,7 +110,7 @@ def backup_list(plan: PlanPath, as_json: AsJson = False) -> None:
     if as_json:
         for one in sets:
             if one.manifest:
-                typer.echo(one.manifest.model_dump_json(exclude={"content", "files"}))
+                typer.echo(one.manifest.model_dump_json(exclude={"holds": {"content"}, "files": True}))
         return
     if not sets:
         typer.echo(f"no backup set in {root}; take one: recoup backup now")
@@ -124,7 +124,7 @@ def backup_list(plan: PlanPath, as_json: AsJson = False) -> None:
         point = f"{manifest.recovery_point.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if manifest else "unknown"
         size = f"{manifest.size / 1e6:.1f}" if manifest else "?"
         state = one.broken or ("published" if manifest else "plain dump, no manifest")
-        table.add_row(one.set_id, point, f"{manifest.content.rows:,}" if manifest else "?", size, state)
+        table.add_row(one.set_id, point, f"{one.dump.content.rows:,}" if one.dump else "?", size, state)
     Console().print(table)
 
 

@@ -1,7 +1,8 @@
 """Backup sets: what one holds, whether it is whole, which are there, and how one is published.
 
-A set is a directory ``<UTC time>-<store>`` with a ``manifest.json`` that was written last. The written plan's
-own ``*-database.sql.gz`` dumps, which have no manifest, are listed after every set of ours.
+A set is a directory ``<UTC time>-<series>`` with a ``manifest.json`` that was written last. A series holds one kind of
+copy of one store: its name is the store's (``database``, ``redis``), or for physical copies ``database-base``. The
+written plan's own ``*-database.sql.gz`` dumps, which have no manifest, are listed after every set of ours.
 """
 
 from __future__ import annotations
@@ -16,119 +17,39 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 from uuid import uuid4
 
-from pydantic import AwareDatetime, ValidationError
+from pydantic import ValidationError
 
 from recoup.errors import PreconditionError, RecoveryError
-from recoup.records import Frozen
+from recoup.manifest import DatabaseDump, FileEntry, Manifest, Verification
 
 MANIFEST = "manifest.json"
+VERIFIED = "verified.json"
 _PARTIAL = ".partial"
 _LEGACY = "-database.sql.gz"
 _DIGITS = re.compile(r"\D")
-
-
-class FileEntry(Frozen):
-    """One file of a set; ``path`` is relative to it, ``size`` in bytes."""
-
-    path: str
-    size: int
-    sha256: str
-
-
-# What of each row is hashed: its values as they are stored, or its text.
-Hashed = Literal["values", "text"]
-
-
-class TableContent(Frozen):
-    """What a table held: its rows, and a digest that does not depend on their order."""
-
-    name: str
-    rows: int
-    digest: str
-    hashed: Hashed = "text"
-
-
-class SequenceValue(Frozen):
-    name: str
-    value: int
-
-
-class DatabaseContent(Frozen):
-    """What a database held at one snapshot."""
-
-    schema_fingerprint: str
-    tables: tuple[TableContent, ...]
-    sequences: tuple[SequenceValue, ...] = ()
-    unsound: tuple[str, ...] = ()
-
-    @property
-    def rows(self) -> int:
-        return sum(table.rows for table in self.tables)
-
-
-class RoleSetting(Frozen):
-    """A setting of one role in this database, as ``name=value``."""
-
-    role: str
-    setting: str
-
-
-class DatabaseGrant(Frozen):
-    """A privilege on the database itself; an empty ``grantee`` is everybody."""
-
-    privilege: Literal["CREATE", "CONNECT", "TEMPORARY"]
-    grantee: str
-    grantable: bool
-
-
-class DatabaseShape(Frozen):
-    """What a new database must be made with to take the dump."""
-
-    owner: str
-    encoding: str
-    collate: str
-    ctype: str
-    settings: tuple[str, ...] = ()
-    role_settings: tuple[RoleSetting, ...] = ()
-    grants: tuple[DatabaseGrant, ...] = ()
-    roles: tuple[str, ...] = ()
-
-
-class Manifest(Frozen):
-    """What a backup set holds and how far its data reaches; ``recovery_point`` was read from the database."""
-
-    format: Literal[1] = 1
-    set_id: str
-    store: str
-    component: str
-    database: str
-    recovery_point: AwareDatetime
-    started: AwareDatetime
-    ended: AwareDatetime
-    server_version: int
-    system_identifier: str
-    recoup_version: str
-    compression: str
-    shape: DatabaseShape
-    content: DatabaseContent
-    files: tuple[FileEntry, ...]
-
-    @property
-    def size(self) -> int:
-        return sum(entry.size for entry in self.files)
+_NAME = re.compile(r"\d{8}T\d{6,12}Z-[a-z0-9][a-z0-9-]*")
 
 
 @dataclass(frozen=True)
 class BackupSet:
-    """A set in a repository; ``manifest`` is None for a dump of the written plan's own script."""
+    """A set in a repository; ``manifest`` is None for a dump of the written plan's own script.
+
+    ``verified`` is what the last restore test of it found, None before the first.
+    """
 
     set_id: str
     path: Path
     manifest: Manifest | None
     broken: str = ""
+    verified: Verification | None = None
+
+    @property
+    def dump(self) -> DatabaseDump | None:
+        """What is known of a logical copy of a database; None when the set holds anything else, or has no manifest."""
+        holds = self.manifest.holds if self.manifest else None
+        return holds if isinstance(holds, DatabaseDump) else None
 
     @property
     def recovery_point(self) -> datetime | None:
@@ -141,23 +62,23 @@ class Repository:
 
     root: Path
 
-    def sets(self, store: str) -> tuple[BackupSet, ...]:
-        """Give the sets of a store, newest first; unreadable ones with ``broken`` saying why, legacy dumps last."""
+    def sets(self, series: str) -> tuple[BackupSet, ...]:
+        """Give the sets of a series, newest first; unreadable ones with ``broken`` saying why, legacy dumps last."""
         if not self.root.is_dir():
             return ()
         ours = [
-            p for p in self.root.iterdir() if p.is_dir() and p.name.endswith(f"-{store}") and not p.name.startswith(".")
+            p for p in self.root.iterdir() if _NAME.fullmatch(p.name) and series_of(p.name) == series and p.is_dir()
         ]
         legacy = (
-            [p for p in self.root.iterdir() if p.is_file() and p.name.endswith(_LEGACY)] if store == "database" else []
+            [p for p in self.root.iterdir() if p.is_file() and p.name.endswith(_LEGACY)] if series == "database" else []
         )
         found = [_read(path) for path in sorted(ours, key=lambda p: p.name, reverse=True)]
         dumps = sorted(legacy, key=lambda p: (_DIGITS.sub("", p.name), p.stat().st_mtime), reverse=True)
         return (*found, *(BackupSet(path.name, path, None) for path in dumps))
 
-    def get(self, store: str, set_id: str) -> BackupSet:
+    def get(self, series: str, set_id: str) -> BackupSet:
         """Give one set by its id; raises PreconditionError naming those there are."""
-        known = self.sets(store)
+        known = self.sets(series)
         for one in known:
             if one.set_id == set_id:
                 return one
@@ -167,7 +88,7 @@ class Repository:
         )
 
     @contextmanager
-    def staging(self, store: str, at: datetime) -> Iterator[Path]:
+    def staging(self, series: str, at: datetime) -> Iterator[Path]:
         """Give an empty directory for a new set; whatever is not published from it is removed.
 
         A backup that was killed leaves a directory whose name begins with a dot and ends in ``.partial``: it is
@@ -175,10 +96,10 @@ class Repository:
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-            for dead in self.root.glob(f".*-{store}.*{_PARTIAL}"):
+            for dead in self.root.glob(f".*-{series}.*{_PARTIAL}"):
                 if not _alive(dead):
                     shutil.rmtree(dead, ignore_errors=True)
-            path = self.root / f".{at:%Y%m%dT%H%M%S%fZ}-{store}.{os.getpid()}.{uuid4().hex[:6]}{_PARTIAL}"
+            path = self.root / f".{at:%Y%m%dT%H%M%S%fZ}-{series}.{os.getpid()}.{uuid4().hex[:6]}{_PARTIAL}"
             path.mkdir(mode=0o700)
         except OSError as error:
             raise PreconditionError(
@@ -210,9 +131,24 @@ class Repository:
             ) from None
         return BackupSet(manifest.set_id, final, manifest)
 
-    def prune(self, store: str, keep: int) -> tuple[str, ...]:
+    def note_verified(self, one: BackupSet, found: Verification) -> None:
+        """Write what a restore test of a set found beside its manifest, replacing the test before."""
+        new = one.path / f"{VERIFIED}.new"
+        try:
+            new.write_text(found.model_dump_json(indent=1), encoding="utf-8")
+            _fsync(new)
+            new.rename(one.path / VERIFIED)
+            _fsync(one.path)
+        except OSError as error:
+            raise RecoveryError(
+                f"the restore test of {one.set_id} could not be written down: {error.strerror}",
+                state="the set is as it was",
+                next_step=f"see to the space and rights of {self.root}, then run: recoup backup verify",
+            ) from None
+
+    def prune(self, series: str, keep: int) -> tuple[str, ...]:
         """Remove the oldest sets of ours beyond ``keep``, never the last whole one; gives their ids."""
-        listed = [one for one in self.sets(store) if one.manifest and not one.broken]
+        listed = [one for one in self.sets(series) if one.manifest and not one.broken]
         kept, gone = listed[: max(keep, 1)], listed[max(keep, 1) :]
         # The newest is nearly always whole and still in memory: one look, and only when there is something to remove.
         if gone and all(problems(one) for one in kept):
@@ -255,9 +191,14 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def set_id(store: str, at: datetime) -> str:
+def set_id(series: str, at: datetime) -> str:
     """Give the name of a set taken at a moment; names sort by time."""
-    return f"{at.astimezone(UTC):%Y%m%dT%H%M%S%fZ}-{store}"
+    return f"{at.astimezone(UTC):%Y%m%dT%H%M%S%fZ}-{series}"
+
+
+def series_of(set_id: str) -> str:
+    """Give the series a set belongs to, by its name."""
+    return set_id.partition("-")[2]
 
 
 def _wrong(root: Path, entry: FileEntry) -> str:
@@ -274,11 +215,20 @@ def _wrong(root: Path, entry: FileEntry) -> str:
 
 def _read(path: Path) -> BackupSet:
     try:
-        return BackupSet(path.name, path, Manifest.model_validate_json((path / MANIFEST).read_bytes()))
+        manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
+        return BackupSet(path.name, path, manifest, verified=_read_verified(path))
     except OSError as error:
         return BackupSet(path.name, path, None, broken=f"its manifest cannot be read: {error.strerror}")
     except ValidationError as error:
         return BackupSet(path.name, path, None, broken=f"its manifest is not valid: {error.errors()[0]['msg']}")
+
+
+def _read_verified(path: Path) -> Verification | None:
+    # A test whose result cannot be read proves nothing: the set counts as not tested yet.
+    try:
+        return Verification.model_validate_json((path / VERIFIED).read_bytes())
+    except (OSError, ValidationError):
+        return None
 
 
 def _alive(staged: Path) -> bool:

@@ -111,7 +111,7 @@ class RedisSnapshot(Frozen):
     kind: Literal["rdb"] = "rdb"
     server_version: str
     keys: dict[str, int]
-    expiring: dict[str, int] = {}
+    expiring: dict[str, int]
     digest: str
     compression: str
 

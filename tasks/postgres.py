@@ -17,8 +17,9 @@ from typing import BinaryIO
 import psycopg
 from psycopg import sql
 
-from recoup.catalog import BackupSet, Repository
+from recoup.catalog import Repository
 from recoup.errors import PreconditionError, RecoveryError
+from recoup.manifest import DatabaseDump
 from recoup.plan import Plan, PostgresComponent
 from recoup.process import Completed
 from recoup.records import Frozen
@@ -174,14 +175,13 @@ def look(server: Server, repository: Repository, *, read_all: bool = True) -> Di
     found = answers(server)
     if found.condition is not Condition.HEALTHY:
         return found
-    newest = next((one for one in repository.sets(server.spec.store) if one.manifest and not one.broken), None)
+    newest = next((one.dump for one in repository.sets(server.spec.store) if one.dump), None)
     try:
         with server.connect(statement=server.spec.scan_timeout) as connection:
             missing = _missing(connection, newest)
             replaced = (
                 newest is not None
-                and newest.manifest is not None
-                and identity(connection) != newest.manifest.system_identifier
+                and identity(connection) != newest.system_identifier
                 and not comment_of(connection, server.spec.database).startswith(RESTORED)
             )
             broken = unreadable(connection, note) if read_all else ()
@@ -286,11 +286,11 @@ def quoted(name: str) -> sql.Identifier:
     return sql.Identifier(name)
 
 
-def _missing(connection: Connection, newest: BackupSet | None) -> tuple[str, ...]:
-    if newest is None or newest.manifest is None:
+def _missing(connection: Connection, newest: DatabaseDump | None) -> tuple[str, ...]:
+    if newest is None:
         return ()
     there = {name for name, _ in relations(connection)}
-    return tuple(table.name for table in newest.manifest.content.tables if table.name not in there)
+    return tuple(table.name for table in newest.content.tables if table.name not in there)
 
 
 def _refusal(error: psycopg.Error) -> Diagnosis:

@@ -14,16 +14,9 @@ import psycopg
 from psycopg import sql
 
 import recoup
-from recoup.catalog import (
-    BackupSet,
-    DatabaseContent,
-    Manifest,
-    Repository,
-    TableContent,
-    entries,
-    set_id,
-)
+from recoup.catalog import Repository, entries, set_id
 from recoup.errors import PreconditionError, ProgramError, RecoveryError, first_line
+from recoup.manifest import DatabaseContent, DatabaseDump, Manifest, TableContent
 from recoup.records import Frozen, now
 from tasks.postgres import Condition, Connection, Server, answers, identity, server_now
 from tasks.postgres_content import best_hash, fingerprint, measure, relations, schema_lines, sequences, unsound
@@ -122,9 +115,21 @@ def take_database_backup(server: Server, repository: Repository) -> Taken:
     started = now()
     try:
         with repository.staging(server.spec.store, started) as staged:
-            manifest = _dump(server, staged, started)
+            recovery_point, dump = _dump(server, staged)
             _prove_listable(server, staged)
-            published = repository.publish(staged, manifest)
+            note("hashing the files")
+            manifest = Manifest(
+                set_id=set_id(server.spec.store, recovery_point),
+                store=server.spec.store,
+                component=server.component,
+                recovery_point=recovery_point,
+                started=started,
+                ended=now(),
+                recoup_version=recoup.__version__,
+                holds=dump,
+                files=entries(staged),
+            )
+            repository.publish(staged, manifest)
     except psycopg.Error as error:
         raise RecoveryError(
             f"the database went away during the backup: {first_line(error)}",
@@ -138,22 +143,18 @@ def take_database_backup(server: Server, repository: Repository) -> Taken:
             next_step=f"see to the space and rights of {repository.root}, then run: recoup backup now",
         ) from None
     pruned = repository.prune(server.spec.store, server.spec.backup.keep)
-    return _taken(published, manifest, pruned)
-
-
-def _taken(published: BackupSet, manifest: Manifest, pruned: tuple[str, ...]) -> Taken:
     return Taken(
-        set_id=published.set_id,
-        recovery_point=manifest.recovery_point,
+        set_id=manifest.set_id,
+        recovery_point=recovery_point,
         size=manifest.size,
-        rows=manifest.content.rows,
-        tables=len(manifest.content.tables),
-        compression=manifest.compression,
+        rows=dump.content.rows,
+        tables=len(dump.content.tables),
+        compression=dump.compression,
         pruned=pruned,
     )
 
 
-def _dump(server: Server, staged: Path, started: datetime) -> Manifest:
+def _dump(server: Server, staged: Path) -> tuple[datetime, DatabaseDump]:
     with server.connect(statement=DUMP) as connection:
         snapshot = _export(connection)
         lines = schema_lines(connection)
@@ -169,24 +170,15 @@ def _dump(server: Server, staged: Path, started: datetime) -> Manifest:
             roles.result()
             measured = contents.result()
     (staged / "schema.txt").write_text("\n".join(lines), encoding="utf-8")
-    note("hashing the files")
-    return Manifest(
-        set_id=set_id(server.spec.store, snapshot.taken),
-        store=server.spec.store,
-        component=server.component,
+    return snapshot.taken, DatabaseDump(
         database=server.spec.database,
-        recovery_point=snapshot.taken,
-        started=started,
-        ended=now(),
         server_version=version,
         system_identifier=system,
-        recoup_version=recoup.__version__,
         compression=compression,
         shape=shape,
         content=DatabaseContent(
             schema_fingerprint=fingerprint(lines), tables=measured, sequences=values, unsound=known_unsound
         ),
-        files=entries(staged),
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from recoup.catalog import BackupSet, DatabaseContent, Repository
+from recoup.catalog import BackupSet, Repository
+from recoup.manifest import DatabaseContent
 from recoup.records import Check, Frozen, Outcome, Subject
 from tasks.postgres import Connection, Server
 from tasks.postgres_content import fingerprint, measure, relations, schema_lines, sequences, unreadable, unsound
@@ -26,8 +27,8 @@ class Looked(Frozen):
 @step(timeout=timedelta(hours=1), retries=1)
 def check_integrity(server: Server, repository: Repository, set_id: str) -> Looked:
     """Check the database in use: no table of the named set is missing, every table is readable, all is valid."""
-    known = [one.manifest for one in repository.sets(server.spec.store) if one.manifest and not one.broken]
-    expected = repository.get(server.spec.store, set_id).manifest if set_id else None
+    known = [one.dump for one in repository.sets(server.spec.store) if one.dump]
+    expected = repository.get(server.spec.store, set_id).dump if set_id else None
     # What was not valid when it was last backed up is the owner's affair, not damage.
     before = expected or next(iter(known), None)
     checks = []
@@ -66,7 +67,7 @@ def check_integrity(server: Server, repository: Repository, set_id: str) -> Look
 def compare(server: Server, one: BackupSet, target: str) -> tuple[Check, ...]:
     """Compare a restored database with the manifest of its set: content, schema, sequences, validity."""
     with server.connect(target, statement=COMPARE) as connection:
-        if one.manifest is None:
+        if one.dump is None:
             return (
                 Check(
                     name="content against the manifest",
@@ -77,8 +78,8 @@ def compare(server: Server, one: BackupSet, target: str) -> tuple[Check, ...]:
                 ),
                 _soundness(connection),
             )
-        expected = one.manifest.content
-        same_major = connection.info.server_version // 10000 == one.manifest.server_version // 10000
+        expected = one.dump.content
+        same_major = connection.info.server_version // 10000 == one.dump.server_version // 10000
         checks = [_content_check(connection, expected)] if same_major else []
         return (
             *checks,

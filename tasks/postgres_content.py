@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 import psycopg
 from psycopg import sql
 
-from recoup.catalog import Hashed, SequenceValue, TableContent
 from recoup.errors import first_line
+from recoup.manifest import Hashed, SequenceValue, TableContent
 
 Connection = psycopg.Connection[tuple[object, ...]]
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from recoup.catalog import BackupSet, DatabaseShape, Repository, problems
+from recoup.catalog import BackupSet, Repository, problems
 from recoup.errors import PreconditionError, ProgramError, RecoveryError, first_line
+from recoup.manifest import DatabaseShape
 from recoup.records import Check, Frozen, Outcome, SkippedSet
 from tasks.postgres import (
     RESTORED,
@@ -262,10 +263,10 @@ def _legacy_wrong(path: Path) -> str:
 
 
 def _create(server: Server, one: BackupSet, target: str) -> None:
-    if one.manifest is not None:
-        _apply_globals(server, one, one.manifest.shape)
+    if one.dump is not None:
+        _apply_globals(server, one, one.dump.shape)
     with server.connect(server.spec.maintenance_database) as connection:
-        make_database(connection, target, one.manifest.shape if one.manifest else None)
+        make_database(connection, target, one.dump.shape if one.dump else None)
 
 
 def _apply_globals(server: Server, one: BackupSet, shape: DatabaseShape) -> None:
@@ -290,12 +291,12 @@ def _apply_globals(server: Server, one: BackupSet, shape: DatabaseShape) -> None
 
 
 def _load(server: Server, one: BackupSet, target: str) -> None:
-    if one.manifest is None:
+    if one.manifest is None or one.dump is None:
         note("loading the plain dump in one transaction")
         with gzip.open(one.path) as file:
             _stream(server, file, target)
     else:
-        note(f"restoring {one.manifest.size / 1e6:.0f} MB, {one.manifest.content.rows:,} rows, in parallel")
+        note(f"restoring {one.manifest.size / 1e6:.0f} MB, {one.dump.content.rows:,} rows, in parallel")
         server.tool(
             restore_command(server, one, target),
             timeout=RESTORE,

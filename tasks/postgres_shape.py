@@ -6,7 +6,7 @@ import csv
 
 from psycopg import sql
 
-from recoup.catalog import DatabaseGrant, DatabaseShape, RoleSetting
+from recoup.manifest import DatabaseGrant, DatabaseShape, RoleSetting
 from tasks.postgres import Connection, quoted
 
 # Settings that PostgreSQL marks GUC_LIST_QUOTE (guc_tables.c).

@@ -14,6 +14,7 @@ import pytest
 from flows.backup import run_backup
 from recoup.catalog import problems
 from recoup.errors import PreconditionError, RecoveryError
+from recoup.manifest import DatabaseDump
 from tasks.postgres_backup import Taken, take_database_backup
 from tasks.postgres_restore import restore_beside
 from tasks.sandbox import Sandbox
@@ -113,18 +114,19 @@ def test_the_copy_is_of_one_moment(busy: Busy) -> None:
 def test_the_manifest_counts_what_the_copy_holds(busy: Busy) -> None:
     manifest = busy.source.repository.get("database", busy.taken.set_id).manifest
     assert manifest is not None
+    assert isinstance(manifest.holds, DatabaseDump)
     counted = {
         f"public.{table}": int(busy.source.sql(f"SELECT count(*) FROM {table}", busy.copy))
         for table in ("orders", "lines", "resting")
     }
-    assert {table.name: table.rows for table in manifest.content.tables} == counted
+    assert {table.name: table.rows for table in manifest.holds.content.tables} == counted
     assert busy.taken.rows == sum(counted.values())
     assert busy.taken.tables == 3
     assert busy.source.content("resting", busy.copy) == busy.source.content("resting")
     assert manifest.recovery_point == busy.taken.recovery_point
-    assert manifest.database == busy.source.name
+    assert manifest.holds.database == busy.source.name
     version = int(busy.source.sql("SHOW server_version_num"))
-    assert manifest.server_version == version
+    assert manifest.holds.server_version == version
 
 
 def test_digests_tell_one_content_from_another_and_not_one_order_from_another(busy: Busy) -> None:
@@ -132,9 +134,9 @@ def test_digests_tell_one_content_from_another_and_not_one_order_from_another(bu
 
     def digest() -> str:
         taken = take_database_backup.fn(source.server, source.repository)
-        manifest = source.repository.get("database", taken.set_id).manifest
-        assert manifest is not None
-        return next(table.digest for table in manifest.content.tables if table.name == "public.resting")
+        dump = source.repository.get("database", taken.set_id).dump
+        assert dump is not None
+        return next(table.digest for table in dump.content.tables if table.name == "public.resting")
 
     first = digest()
     source.sql("CREATE TABLE other AS SELECT * FROM resting ORDER BY k DESC; TRUNCATE resting")

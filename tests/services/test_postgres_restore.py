@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from recoup.catalog import MANIFEST, BackupSet, Manifest
+from recoup.catalog import MANIFEST, BackupSet
 from recoup.errors import RecoveryError
+from recoup.manifest import DatabaseDump, Manifest
 from recoup.records import Outcome
 from tasks.postgres_backup import Taken, take_database_backup
 from tasks.postgres_compare import compare
@@ -106,8 +107,11 @@ def altered(one: BackupSet, change: Callable[[Manifest], Manifest]) -> None:
 
 
 def wrong_digest(manifest: Manifest) -> Manifest:
-    tables = tuple(table.model_copy(update={"digest": "1"}) for table in manifest.content.tables)
-    return manifest.model_copy(update={"content": manifest.content.model_copy(update={"tables": tables})})
+    dump = manifest.holds
+    assert isinstance(dump, DatabaseDump)
+    tables = tuple(table.model_copy(update={"digest": "1"}) for table in dump.content.tables)
+    content = dump.content.model_copy(update={"tables": tables})
+    return manifest.model_copy(update={"holds": dump.model_copy(update={"content": content})})
 
 
 def test_a_restore_that_is_not_what_was_backed_up_is_refused_and_the_old_database_is_untouched(

@@ -9,19 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from recoup.catalog import (
-    MANIFEST,
-    BackupSet,
-    DatabaseContent,
-    DatabaseShape,
-    Manifest,
-    Repository,
-    TableContent,
-    entries,
-    problems,
-    set_id,
-)
+from recoup.catalog import MANIFEST, VERIFIED, BackupSet, Repository, entries, problems, set_id
 from recoup.errors import PreconditionError, RecoveryError
+from recoup.manifest import DatabaseContent, DatabaseDump, DatabaseShape, Manifest, TableContent, Verification
+from recoup.records import Check, Outcome, Subject
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -46,17 +37,19 @@ def manifest(staged: Path, at: datetime, store: str = "database") -> Manifest:
         set_id=set_id(store, at),
         store=store,
         component="postgres",
-        database="neo",
         recovery_point=at,
         started=at,
         ended=at + timedelta(seconds=1),
-        server_version=180000,
-        system_identifier="7000",
         recoup_version="0",
-        compression="gzip:1",
-        shape=DatabaseShape(owner="neo", encoding="UTF8", collate="C", ctype="C"),
-        content=DatabaseContent(
-            schema_fingerprint="f", tables=(TableContent(name="public.t", rows=1, digest="9"),), unsound=()
+        holds=DatabaseDump(
+            database="neo",
+            server_version=180000,
+            system_identifier="7000",
+            compression="gzip:1",
+            shape=DatabaseShape(owner="neo", encoding="UTF8", collate="C", ctype="C"),
+            content=DatabaseContent(
+                schema_fingerprint="f", tables=(TableContent(name="public.t", rows=1, digest="9"),), unsound=()
+            ),
         ),
         files=entries(staged),
     )
@@ -94,6 +87,8 @@ def test_a_moment_in_another_time_zone_is_named_by_its_utc_time() -> None:
 def test_stores_are_kept_apart(repository: Repository) -> None:
     taken(repository, NOON)
     taken(repository, NOON, "redis")
+    assert ids(repository) == ["20260301T120000000000Z-database"]
+    taken(repository, NOON, "database-base")
     assert ids(repository) == ["20260301T120000000000Z-database"]
     assert ids(repository, "redis") == ["20260301T120000000000Z-redis"]
 
@@ -283,3 +278,27 @@ def test_dumps_of_the_written_plan_are_never_pruned(repository: Repository) -> N
     (repository.root / "20200101-database.sql.gz").write_bytes(gzip.compress(b"SELECT 1;"))
     repository.prune("database", 1)
     assert "20200101-database.sql.gz" in ids(repository)
+
+
+def test_the_last_restore_test_of_a_set_is_known_and_is_no_part_of_what_was_backed_up(repository: Repository) -> None:
+    one = taken(repository, NOON)
+    assert one.verified is None
+    for outcome in (Outcome.FAILED, Outcome.PASSED):
+        check = Check(name="restored", subject=Subject.DATA, outcome=outcome, expected="1 row", seen="1 row")
+        repository.note_verified(one, Verification(at=NOON, checks=(check,)))
+    (again,) = repository.sets("database")
+    assert again.verified is not None
+    assert again.verified.passed
+    assert problems(again) == ""
+    (one.path / VERIFIED).write_text("{")
+    assert repository.sets("database")[0].verified is None, "what cannot be read proves nothing"
+
+
+def test_a_restore_test_passed_only_with_every_check_passed() -> None:
+    def found(*outcomes: Outcome) -> bool:
+        checks = (Check(name="c", subject=Subject.DATA, outcome=o, expected="", seen="") for o in outcomes)
+        return Verification(at=NOON, checks=tuple(checks)).passed
+
+    assert found(Outcome.PASSED, Outcome.PASSED)
+    assert not found(Outcome.PASSED, Outcome.UNPROVEN)
+    assert not found()
