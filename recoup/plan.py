@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import yaml
 from pydantic import Field, StringConstraints
@@ -34,7 +34,10 @@ from recoup.plan_parts import (
     Component,
     ComposeSite,
     ConfigurationComponent,
+    ContinuousPolicy,
     ContractComponent,
+    Copy,
+    DirectoryCopy,
     EnclaveComponent,
     Endpoint,
     Gateway,
@@ -45,6 +48,7 @@ from recoup.plan_parts import (
     ProcessSite,
     RedisComponent,
     Request,
+    S3Copy,
     ServiceComponent,
     Text,
 )
@@ -59,7 +63,10 @@ __all__ = [
     "ComposeSite",
     "ConfigurationComponent",
     "Contact",
+    "ContinuousPolicy",
     "ContractComponent",
+    "Copy",
+    "DirectoryCopy",
     "Drill",
     "EnclaveComponent",
     "Endpoint",
@@ -77,6 +84,7 @@ __all__ = [
     "RedisComponent",
     "Request",
     "RtoObjectives",
+    "S3Copy",
     "Scenario",
     "ServiceComponent",
     "UsefulCommand",
@@ -85,6 +93,9 @@ __all__ = [
     "json_schema",
     "load_plan",
 ]
+
+
+C = TypeVar("C", PostgresComponent, RedisComponent, ConfigurationComponent)
 
 
 class Plan(Frozen):
@@ -130,16 +141,27 @@ class Plan(Frozen):
 
     def postgres(self, name: str | None = None) -> tuple[str, PostgresComponent]:
         """Give the named postgres component, or the plan's only one, with its name; PreconditionError otherwise."""
-        known = {n: c for n, c in self.components.items() if isinstance(c, PostgresComponent)}
+        return self._one(PostgresComponent, "postgres", name)
+
+    def redis(self, name: str | None = None) -> tuple[str, RedisComponent]:
+        """Give the named redis component, or the plan's only one, with its name; PreconditionError otherwise."""
+        return self._one(RedisComponent, "redis", name)
+
+    def configuration(self, name: str | None = None) -> tuple[str, ConfigurationComponent]:
+        """Give the named configuration component, or the only one, with its name; PreconditionError otherwise."""
+        return self._one(ConfigurationComponent, "configuration", name)
+
+    def _one(self, wanted: type[C], kind: str, name: str | None) -> tuple[str, C]:
+        known = {n: c for n, c in self.components.items() if isinstance(c, wanted)}
         if name is None:
             if len(known) == 1:
                 return next(iter(known.items()))
             raise PreconditionError(
-                f"the plan has {len(known)} postgres components and none was named",
+                f"the plan has {len(known)} {kind} components and none was named",
                 next_step=f"name one of: {', '.join(known)}" if known else "add one to the plan's components",
             )
         if name not in known:
-            raise _unknown("postgres component", name, known)
+            raise _unknown(f"{kind} component", name, known)
         return name, known[name]
 
     def rto(self, component: str) -> timedelta:

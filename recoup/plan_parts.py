@@ -67,14 +67,45 @@ Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/]+\S*$")]
 UrlPath = Annotated[str, StringConstraints(pattern=r"^/\S*$")]
 Tier = Literal["critical", "non-critical"]
+Number = Annotated[int, Field(strict=True, ge=0)]
+Size = Annotated[str, StringConstraints(pattern=r"^[1-9]\d{0,6}(MB|GB|TB)$")]
 
 
 class BackupPolicy(Frozen):
-    """How often a store is backed up, with how many parallel jobs, and how many sets are kept."""
+    """How often a store is backed up, with how many parallel jobs, and which sets are kept.
+
+    ``keep`` counts the newest; ``daily``, ``weekly`` and ``monthly`` say for how many days, ISO weeks and months, each
+    counted back from the newest set, the last set of that time is kept besides.
+    """
 
     interval: Duration
     jobs: Count = 2
     keep: Count
+    daily: Number = 0
+    weekly: Number = 0
+    monthly: Number = 0
+
+
+class ContinuousPolicy(Frozen):
+    """How the WAL of a PostgreSQL server is received as it is written, and what it is replayed on.
+
+    ``receiver`` is the service that runs pg_receivewal, ``wal`` the directory of this machine it writes to.
+    ``zero-loss``: the server waits for the receiver at each commit; when the receiver has been away for ``patience``
+    the server is told to ``serve`` without it (a loss becomes possible), or goes on to ``wait``. ``base`` says how
+    often a full copy is taken and how many are kept, ``incremental`` how often one of what changed since (17 and
+    later). ``heartbeat`` is how often a row is written by which the recovery point is read; null: never.
+    """
+
+    receiver: Text = "wal-receiver"
+    wal: Path
+    policy: Literal["async", "zero-loss"] = "async"
+    without_receiver: Literal["serve", "wait"] = "serve"
+    patience: Duration = timedelta(seconds=10)
+    slot: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,63}$")] = "recoup"
+    slot_keep: Size = "16GB"
+    base: BackupPolicy
+    incremental: Duration | None = None
+    heartbeat: Duration | None = timedelta(seconds=2)
 
 
 class _Component(Frozen):
@@ -98,6 +129,7 @@ class PostgresComponent(_Component):
     scan_timeout: Duration = timedelta(minutes=10)
     restart_timeout: Duration = timedelta(minutes=2)
     backup: BackupPolicy
+    continuous: ContinuousPolicy | None = None
 
 
 class RedisComponent(_Component):
@@ -172,12 +204,17 @@ class EnclaveComponent(_Component):
 
 
 class ConfigurationComponent(_Component):
-    """Configuration under version control; ``paths`` are what a restore brings back, relative to the checkout."""
+    """Configuration under version control; ``paths`` are what a restore brings back, relative to the checkout.
+
+    ``secret`` are those among them that hold secrets: they leave this machine encrypted only.
+    """
 
     kind: Literal["configuration"] = "configuration"
     store: Name = "configuration"
     checkout: Path
     paths: tuple[Text, ...] = ()
+    secret: tuple[Text, ...] = ()
+    backup: BackupPolicy | None = None
 
 
 Component = Annotated[
@@ -190,6 +227,43 @@ Component = Annotated[
     | ConfigurationComponent,
     Field(discriminator="kind"),
 ]
+
+
+class DirectoryCopy(Frozen):
+    """Another directory that every backup set is copied to, such as a mounted disk; ``offsite``: it is elsewhere."""
+
+    kind: Literal["directory"] = "directory"
+    name: Name
+    path: Path
+    offsite: bool = False
+    recipients: tuple[Text, ...] = ()
+    identity: Secret | None = None
+
+
+class S3Copy(Frozen):
+    """A bucket that every backup set is copied to; ``endpoint`` None: AWS itself.
+
+    ``recipients`` are the public age keys the sets are encrypted to before they leave this machine, ``identity`` where
+    the private key is, needed to restore only and so held apart. ``lock``: how long Object Lock (COMPLIANCE) forbids
+    anybody to delete what was copied.
+    """
+
+    kind: Literal["s3"] = "s3"
+    name: Name
+    bucket: Text
+    prefix: str = ""
+    endpoint: Url | None = None
+    region: Text = "us-east-1"
+    access_key: Secret | None = None
+    secret_key: Secret | None = None
+    kms_key: Text | None = None
+    lock: Duration | None = None
+    offsite: bool = True
+    recipients: tuple[Text, ...] = ()
+    identity: Secret | None = None
+
+
+Copy = Annotated[DirectoryCopy | S3Copy, Field(discriminator="kind")]
 
 
 class ComposeSite(Frozen):
@@ -255,4 +329,5 @@ class Platform(Frozen):
     stack: Annotated[ComposeSite | ProcessSite, Field(discriminator="kind")]
     state: Path = Path("/var/lib/recoup")
     repository: Path
+    copies: tuple[Copy, ...] = ()
     gateway: Gateway
