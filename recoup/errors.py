@@ -3,9 +3,11 @@
 RecoupError
 ├── PlanError             the plan is wrong; carries every problem at once
 ├── PreconditionError     could not begin; nothing was changed
-│   └── BusyError         another run holds the platform's lease
+│   ├── BusyError         another run holds the platform's lease
+│   └── WrongKeyError     what is encrypted does not open with this identity
 └── RecoveryError         began and did not finish; something may have changed
-    └── ProgramError      a program answered with a failure or ran out of time
+    ├── ProgramError      a program answered with a failure or ran out of time
+    └── DamagedError      what is encrypted was changed or cut short
 
 Exit codes: PlanError and PreconditionError 2, RecoveryError 1.
 """
@@ -57,8 +59,16 @@ class BusyError(PreconditionError):
     """Another run holds the platform's lease; only one destructive procedure runs at a time."""
 
 
+class WrongKeyError(PreconditionError):
+    """What is encrypted does not open with this identity."""
+
+
 class RecoveryError(RecoupError):
     """A step failed after the run began; ``state`` says what may have changed."""
+
+
+class DamagedError(RecoveryError):
+    """What is encrypted was changed or cut short; nothing of it is to be believed."""
 
 
 class ProgramError(RecoveryError):
