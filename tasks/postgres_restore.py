@@ -13,7 +13,7 @@ import psycopg
 from psycopg import sql
 
 from recoup.catalog import BackupSet, Repository, problems
-from recoup.errors import PreconditionError, ProgramError, RecoveryError, first_line
+from recoup.errors import PreconditionError, ProgramError, RecoupError, RecoveryError, first_line
 from recoup.manifest import DatabaseShape
 from recoup.records import Check, Frozen, Outcome, SkippedSet
 from tasks.postgres import (
@@ -128,9 +128,9 @@ def make_new_server(server: Server, label: str) -> Made:
     found = wait_until_it_answers(server)
     if found.condition is not Condition.HEALTHY:
         raise RecoveryError(
-            f"the new server does not answer either: {found}",
+            f"the new server does not answer either: {found}; its log ends: {_last_words(server)}",
             state=f"the old data are at {aside}; the new data directory is empty or fresh",
-            next_step="read the service's log (recoup shows its last lines), mend the cause, run the recovery again",
+            next_step="mend what the service's log names, run the recovery again",
         )
     return Made(aside=aside)
 
@@ -260,6 +260,13 @@ def _legacy_wrong(path: Path) -> str:
     except (OSError, EOFError) as error:
         return f"its gzip is damaged: {error}"
     return "" if _COMPLETE in last else "the dump's closing line is missing: pg_dump did not finish"
+
+
+def _last_words(server: Server) -> str:
+    try:
+        return " / ".join(server.stack.logs(server.spec.service, tail=6).splitlines())
+    except RecoupError as error:
+        return f"(cannot be read: {error.what})"
 
 
 def _create(server: Server, one: BackupSet, target: str) -> None:
