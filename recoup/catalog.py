@@ -22,7 +22,9 @@ from uuid import uuid4
 from pydantic import ValidationError
 
 from recoup.errors import PreconditionError, RecoveryError
-from recoup.manifest import DatabaseDump, FileEntry, Manifest, Verification
+from recoup.manifest import BaseBackup, DatabaseDump, FileEntry, Manifest, Verification
+from recoup.records import now
+from recoup.retention import Candidate, Decision, Keep, Rule, decide
 
 MANIFEST = "manifest.json"
 VERIFIED = "verified.json"
@@ -146,20 +148,37 @@ class Repository:
                 next_step=f"see to the space and rights of {self.root}, then run: recoup backup verify",
             ) from None
 
-    def prune(self, series: str, keep: int) -> tuple[str, ...]:
-        """Remove the oldest sets of ours beyond ``keep``, never the last whole one; gives their ids."""
-        listed = [one for one in self.sets(series) if one.manifest and not one.broken]
-        kept, gone = listed[: max(keep, 1)], listed[max(keep, 1) :]
-        # The newest is nearly always whole and still in memory: one look, and only when there is something to remove.
-        if gone and all(problems(one) for one in kept):
-            last_good = next((one for one in gone if not problems(one)), None)
-            gone = [one for one in gone if last_good and one is not last_good]
-        for one in gone:
+    def decisions(self, series: str, rule: Rule | int) -> tuple[Decision, ...]:
+        """Say of every set of ours whether it is kept, and why, newest first; a number means that many of the newest.
+
+        Sets that cannot be read are left out, and never removed.
+        """
+        listed = {one.set_id: one for one in self.sets(series) if one.manifest and not one.broken}
+        candidates = [as_candidate(one) for one in listed.values()]
+        rule = Keep(rule) if isinstance(rule, int) else rule
+        return decide(candidates, rule, lambda set_id: not problems(listed[set_id]), now())
+
+    def prune(self, series: str, rule: Rule | int) -> tuple[str, ...]:
+        """Remove the sets of a series that the rule does not keep; gives their ids."""
+        gone = tuple(one.set_id for one in self.decisions(series, rule) if not one.kept)
+        for set_id in gone:
             # Out of the listing first: a removal that is killed half-way leaves no set that looks complete.
-            hidden = one.path.with_name(f".{one.set_id}.0.pruned{_PARTIAL}")
-            one.path.rename(hidden)
+            hidden = self.root / f".{set_id}.0.pruned{_PARTIAL}"
+            (self.root / set_id).rename(hidden)
             shutil.rmtree(hidden, ignore_errors=True)
-        return tuple(one.set_id for one in gone)
+        return gone
+
+
+def as_candidate(one: BackupSet) -> Candidate:
+    """Give what retention has to know of a set that has a manifest."""
+    assert one.manifest is not None
+    holds = one.manifest.holds
+    return Candidate(
+        one.set_id,
+        one.manifest.recovery_point,
+        verified=one.verified is not None and one.verified.passed,
+        needs=holds.parent if isinstance(holds, BaseBackup) else "",
+    )
 
 
 def problems(one: BackupSet) -> str:

@@ -1,0 +1,138 @@
+"""Which backup sets are kept and which expire, each with the reason: one pure function for every place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Protocol
+
+
+class Rule(Protocol):
+    """What a plan says is to be kept, as ``BackupPolicy`` does."""
+
+    @property
+    def keep(self) -> int: ...
+
+    @property
+    def daily(self) -> int: ...
+
+    @property
+    def weekly(self) -> int: ...
+
+    @property
+    def monthly(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Keep:
+    """A rule without a plan."""
+
+    keep: int
+    daily: int = 0
+    weekly: int = 0
+    monthly: int = 0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A set that may expire: when it was taken, whether its restore test passed, and the set it needs, if any."""
+
+    set_id: str
+    at: datetime
+    verified: bool = False
+    needs: str = ""
+    locked_until: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of one set, and why."""
+
+    set_id: str
+    kept: bool
+    reason: str
+
+
+def decide(
+    candidates: Sequence[Candidate], rule: Rule, whole: Callable[[str], bool], now: datetime
+) -> tuple[Decision, ...]:
+    """Decide on every set, newest first.
+
+    ``whole`` says of a set whether all of it is there: it may have to read the set, so it is asked only when something
+    would expire, and only until one is found. With none whole left everything stays: somebody may want the pieces.
+    """
+    order = sorted(candidates, key=lambda one: (one.at, one.set_id), reverse=True)
+    reasons: dict[str, str] = {}
+    for one in order[: max(rule.keep, 1)]:
+        reasons[one.set_id] = f"one of the newest {max(rule.keep, 1)}" if rule.keep > 1 else "the newest"
+    if order:
+        _by_calendar(order, rule, reasons)
+    if (tested := next((one for one in order if one.verified), None)) is not None:
+        reasons.setdefault(tested.set_id, "the last one whose restore test passed")
+    for one in order:
+        if one.locked_until is not None and one.locked_until > now:
+            reasons.setdefault(one.set_id, f"locked until {one.locked_until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC")
+    _needed(order, reasons)
+    _last_whole(order, reasons, whole)
+    _needed(order, reasons)
+    return tuple(
+        Decision(one.set_id, one.set_id in reasons, reasons.get(one.set_id, "beyond what the plan keeps"))
+        for one in order
+    )
+
+
+def _by_calendar(order: Sequence[Candidate], rule: Rule, reasons: dict[str, str]) -> None:
+    newest = _day(order[0])
+    monday = newest - timedelta(days=newest.isoweekday() - 1)
+    months = newest.year * 12 + newest.month
+    spans: tuple[tuple[str, Callable[[date], Hashable], set[Hashable]], ...] = (
+        ("day", lambda day: day, {newest - timedelta(days=n) for n in range(rule.daily)}),
+        ("week", _week, {_week(monday - timedelta(weeks=n)) for n in range(rule.weekly)}),
+        ("month", lambda day: day.year * 12 + day.month, {months - n for n in range(rule.monthly)}),
+    )
+    for name, span, wanted in spans:
+        for one in order:
+            if (this := span(_day(one))) in wanted:
+                wanted.discard(this)
+                reasons.setdefault(one.set_id, f"the last of its {name}")
+
+
+def _last_whole(order: Sequence[Candidate], reasons: dict[str, str], whole: Callable[[str], bool]) -> None:
+    parents = {one.set_id: one.needs for one in order}
+
+    def usable(set_id: str) -> bool:
+        # An incremental set is worth no more than the sets below it.
+        seen: set[str] = set()
+        while set_id and set_id not in seen:
+            if set_id not in parents or not whole(set_id):
+                return False
+            seen.add(set_id)
+            set_id = parents[set_id]
+        return True
+
+    going = [one for one in order if one.set_id not in reasons]
+    if not going or any(usable(one.set_id) for one in order if one.set_id in reasons):
+        return
+    if (good := next((one for one in going if usable(one.set_id)), None)) is not None:
+        reasons[good.set_id] = "the last one that is whole"
+        return
+    for one in going:
+        reasons[one.set_id] = "no set is whole: nothing is removed"
+
+
+def _needed(order: Sequence[Candidate], reasons: dict[str, str]) -> None:
+    needs = {one.set_id: one.needs for one in order}
+    for one in order:
+        child = one.set_id
+        while child in reasons and (parent := needs.get(child, "")) and parent in needs and parent not in reasons:
+            reasons[parent] = f"needed by {child}"
+            child = parent
+
+
+def _day(one: Candidate) -> date:
+    return one.at.astimezone(UTC).date()
+
+
+def _week(day: date) -> tuple[int, int]:
+    return day.isocalendar()[:2]
