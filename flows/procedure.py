@@ -171,7 +171,10 @@ class Steps:
 
 @dataclass(frozen=True)
 class Job:
-    """What a run is for. ``drill`` runs carry their fault; ``ledger`` is where the record goes."""
+    """What a run is for. ``drill`` runs carry their fault; ``ledger`` is where the record goes.
+
+    ``scenario`` names the procedure whose scenario of the plan is answered; empty: this one's own.
+    """
 
     plan: Plan
     procedure: str
@@ -187,6 +190,7 @@ class Job:
     fresh: bool = False
     run_id: str = ""
     parameters: str = "{}"
+    scenario: str = ""
 
 
 @dataclass
@@ -233,7 +237,7 @@ class Run:
             plan_version=job.plan.version,
             recoup_version=recoup.__version__,
             procedure=job.procedure,
-            scenario=job.plan.scenario_for(job.procedure).title,
+            scenario=job.plan.scenario_for(job.scenario or job.procedure).title,
             component=job.component,
             stack=self.stack.fingerprint,
             drill=job.drill,

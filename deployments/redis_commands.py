@@ -1,0 +1,65 @@
+"""The commands about Redis: recoup recover redis, and its backup."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from deployments.options import AsJson, PlanPath
+from deployments.orchestrator import run_flow
+from deployments.run_commands import _confirm, _leave, _moment
+from deployments.screen import open_screen
+from flows.database import When
+from flows.procedure import recording, watched_by
+from flows.redis_store import RedisBackup, RedisRecovery, back_up_redis, preview, recover_redis
+from recoup.errors import RecoveryError
+from recoup.plan import load_plan
+
+
+def recover_redis_command(
+    plan: PlanPath,
+    component: Annotated[str, typer.Option(help="The redis component; default: the plan's only one.")] = "",
+    use: Annotated[str, typer.Option("--backup", help="'latest' or the id of a backup set.")] = "latest",
+    restore: Annotated[When, typer.Option(help="Restore only if needed, or always.")] = When.IF_NEEDED,
+    began: Annotated[str, typer.Option(help="When the outage began, ISO 8601 with zone: 2026-11-23T03:12:05Z.")] = "",
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Do not go on with a killed run.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Look, and show what would run; change nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before acting.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Recover Redis: diagnose, restart, restore where its data are gone, prove it.
+
+    Exit codes: 0 recovered; 1 ran, not recovered or unproven; 2 could not run; 130 interrupted.
+    """
+    request = RedisRecovery(
+        plan=plan, component=component, backup=use, restore=restore, began=_moment(began), reason=reason, fresh=fresh
+    )
+    loaded = load_plan(plan)
+    if dry_run:
+        for line in preview(loaded, request):
+            typer.echo(line)
+        return
+    if not yes:
+        _confirm(loaded.platform.name, f"recover {loaded.redis(component or None)[0]} of {loaded.platform.name}")
+    screen = open_screen(json=as_json)
+    with watched_by(screen), recording() as records:
+        try:
+            run_flow(recover_redis, request, screen.note)
+        except RecoveryError:
+            if not records:
+                raise
+    _leave(records[-1])
+
+
+def back_up_redis_command(
+    plan: PlanPath,
+    component: Annotated[str, typer.Option(help="The redis component; default: the plan's only one.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Take one backup of Redis, restore it into a throwaway server and publish it as a set."""
+    screen = open_screen(json=as_json)
+    with watched_by(screen):
+        taken = run_flow(back_up_redis, RedisBackup(plan=plan, component=component), screen.note)
+    typer.echo(taken.model_dump_json() if as_json else f"published {taken}")

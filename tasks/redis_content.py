@@ -1,0 +1,324 @@
+"""What a Redis holds, as one digest that depends neither on the order of keys nor on the server's version.
+
+Each key gives one SHA-256 of its database, name, type, value and moment of expiry; the digest is their sum modulo
+2^256. Sums can be taken apart again: what expires is summed by the second in which it does, so that a copy can be
+compared later with everything left out that has expired since.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import struct
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import redis
+
+from recoup.manifest import RedisSnapshot
+from recoup.records import Check, Frozen, Outcome, Subject
+from tasks.redis_server import Link, Word, blob, items, number, text, version
+from tasks.step import note
+
+CONTENT = "content.json"
+SAMPLE = 64
+_PAGE, _BATCH, _TIMED = 1000, 100, 20
+_WHOLE = 1 << 256
+# RDB version and CRC-64 at the end of what DUMP gives.
+_DUMP_TAIL = 10
+
+
+class Sampled(Frozen):
+    """One key of the sample, its name in hexadecimal; ``expires`` in milliseconds since 1970, 0 when it never does."""
+
+    database: int
+    key: str
+    expires: int
+
+
+class Second(Frozen):
+    """What expires in one second since 1970: so many keys of one database, and the sum of their digests."""
+
+    database: int
+    second: int
+    keys: int
+    digest: str
+
+
+class Detail(Frozen):
+    """What stands beside an RDB in its set: what expires when, and some keys by which the data is known again."""
+
+    seconds: tuple[Second, ...]
+    sample: tuple[Sampled, ...]
+
+
+@dataclass
+class Content:
+    """What a server held; ``until`` is its own clock at the end, in seconds since 1970, rounded up."""
+
+    keys: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    expiring: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    total: int = 0
+    counts: dict[tuple[int, int], int] = field(default_factory=lambda: defaultdict(int))
+    sums: dict[tuple[int, int], int] = field(default_factory=lambda: defaultdict(int))
+    sample: tuple[Sampled, ...] = ()
+    until: int = 0
+
+    @property
+    def digest(self) -> str:
+        return f"{self.total:064x}"
+
+    def detail(self) -> Detail:
+        found = sorted(self.sums)
+        return Detail(
+            seconds=tuple(
+                Second(database=db, second=at, keys=self.counts[db, at], digest=f"{self.sums[db, at]:064x}")
+                for db, at in found
+            ),
+            sample=self.sample,
+        )
+
+    def add(self, database: int, term: int, expires: int, keys: int = 1) -> None:
+        self.total = (self.total + term) % _WHOLE
+        self.keys[database] += keys
+        if expires:
+            place = database, expires // 1000
+            self.expiring[database] += keys
+            self.counts[place] += keys
+            self.sums[place] = (self.sums[place] + term) % _WHOLE
+
+
+def measure(link: Link) -> Content:
+    """Read every key of every database and give what is there; raises redis.RedisError when one cannot be read."""
+    found = Content()
+    sample: list[tuple[int, Sampled]] = []
+    info = link.info("server")
+    known = version(info)
+    for database, line in ((int(n[2:]), v) for n, v in link.info("keyspace").items()):
+        link.ask("SELECT", database)
+        stated = dict(part.split("=") for part in line.split(","))
+        reader = _Reader(link, known, fields_expire=stated.get("subexpiry", "0") != "0")
+        seen: set[int] = set()
+        for page in _pages(link, seen):
+            for key, expires, terms in reader.read(database, page):
+                for position, (term, at) in enumerate(terms):
+                    found.add(database, term, at, keys=0 if position else 1)
+                rank = _digest(b"sample", str(database).encode(), key)
+                entry = (-rank, Sampled(database=database, key=key.hex(), expires=expires))
+                if len(sample) < SAMPLE:
+                    heapq.heappush(sample, entry)
+                elif -sample[0][0] > rank:
+                    heapq.heapreplace(sample, entry)
+            note(f"read {len(seen):,} keys of database {database}")
+    if known >= (7,):
+        for library in items(link.ask("FUNCTION", "LIST", "WITHCODE")):
+            found.add(0, _digest(b"function", *(_flat(library))), 0, keys=0)
+    found.sample = tuple(one for _, one in sorted(sample, key=lambda entry: -entry[0]))
+    found.until = int(link.clock().timestamp()) + 1
+    return found
+
+
+def compare(expected: RedisSnapshot, detail: Detail, actual: Content) -> tuple[Check, ...]:
+    """Compare what a server holds with what a set says, what has expired since left out; every key counts otherwise."""
+    left = {(one.database, one.second): one for one in detail.seconds if one.second > actual.until}
+    gone = [one for one in detail.seconds if one.second <= actual.until]
+    there = {place: keys for place, keys in actual.counts.items() if place[1] > actual.until}
+    past = [place for place in actual.counts if place[1] <= actual.until]
+    wanted = _by_database(expected.keys, ((one.database, one.keys) for one in gone))
+    seen = _by_database(
+        {str(db): keys for db, keys in actual.keys.items()}, ((place[0], actual.counts[place]) for place in past)
+    )
+    digest = (int(expected.digest, 16) - sum(int(one.digest, 16) for one in gone)) % _WHOLE
+    same = (actual.total - sum(actual.sums[place] for place in past)) % _WHOLE
+    times = {place: one.keys for place, one in left.items()}
+    return (
+        _check("redis: the number of keys", _keys(wanted), _keys(seen)),
+        _check(
+            "redis: when keys expire",
+            f"{sum(times.values()):,} keys, each at its second",
+            f"{sum(there.values()):,} keys, each at its second"
+            if times == there
+            else f"{sum(there.values()):,} keys, at other times",
+        ),
+        _check("redis: every key and value", f"digest {digest:064x}", f"digest {same:064x}"),
+    )
+
+
+def expected_keys(expected: RedisSnapshot, detail: Detail, second: int) -> int:
+    """Give how many keys of a set have not expired by then, in seconds since 1970."""
+    return sum(expected.keys.values()) - sum(one.keys for one in detail.seconds if one.second <= second)
+
+
+class _Reader:
+    """Reads the values of one database, a batch at a time."""
+
+    def __init__(self, link: Link, known: tuple[int, ...], *, fields_expire: bool) -> None:
+        self._link = link
+        self._known = known
+        self._fields_expire = fields_expire
+
+    def read(self, database: int, keys: Sequence[bytes]) -> Iterator[tuple[bytes, int, list[tuple[int, int]]]]:
+        """Give for each key that is still there its expiry and its terms, each with the millisecond it expires."""
+        for start in range(0, len(keys), _BATCH):
+            batch = keys[start : start + _BATCH]
+            types = [text(answer) for answer in self._link.ask_all([("TYPE", key) for key in batch])]
+            values = self._link.ask_all([_reading(kind, key) for kind, key in zip(types, batch, strict=True)])
+            # After the value: a key that expires between the two is known by it and left out.
+            times = self._expiries(batch)
+            for key, kind, value, expires in zip(batch, types, values, times, strict=True):
+                if expires == -2:
+                    continue
+                if isinstance(value, redis.ResponseError):
+                    raise value
+                yield key, max(expires, 0), self._terms(database, key, kind, value, max(expires, 0))
+
+    def _terms(self, database: int, key: bytes, kind: str, value: object, expires: int) -> list[tuple[int, int]]:
+        head = (str(database).encode(), key, kind.encode(), str(expires).encode())
+        if kind == "hash":
+            return self._hash_terms(head, key, _flat(value), expires)
+        if kind == "string":
+            parts: Iterable[bytes] = (blob(value),)
+        elif kind == "list":
+            parts = _flat(value)
+        elif kind == "set":
+            parts = sorted(_flat(value))
+        elif kind == "zset":
+            flat = _flat(value)
+            pairs = sorted(zip(flat[::2], flat[1::2], strict=True))
+            parts = (part for member, score in pairs for part in (member, struct.pack(">d", float(score))))
+        elif kind == "stream":
+            parts = (*_flat(value), *self._stream_state(key))
+        else:
+            parts = (blob(value)[:-_DUMP_TAIL],)
+        return [(_digest(*head, *parts), expires)]
+
+    def _hash_terms(
+        self, head: tuple[bytes, ...], key: bytes, flat: list[bytes], expires: int
+    ) -> list[tuple[int, int]]:
+        pairs = dict(zip(flat[::2], flat[1::2], strict=True))
+        own: dict[bytes, int] = {}
+        if self._fields_expire and pairs:
+            answer = items(self._link.ask("HPEXPIRETIME", key, "FIELDS", len(pairs), *pairs))
+            times = {name: number(at) for name, at in zip(pairs, answer, strict=True)}
+            own = {name: at for name, at in times.items() if at > 0}
+            pairs = {name: value for name, value in pairs.items() if times[name] != -2}
+        lasting = [part for name in sorted(pairs.keys() - own.keys()) for part in (name, pairs[name])]
+        # A hash is gone with the last of its fields, and they are gone with it.
+        end = expires or (0 if lasting else max(own.values(), default=0))
+        terms = [(_digest(*head, *lasting), end)]
+        for name, at in own.items():
+            terms.append((_digest(*head, b"field", name, pairs[name], str(at).encode()), min(at, end) if end else at))
+        return terms
+
+    def _stream_state(self, key: bytes) -> Iterator[bytes]:
+        full = _named(self._link.ask("XINFO", "STREAM", key, "FULL", "COUNT", 0))
+        yield blob(full["last-generated-id"])
+        for group in sorted((_named(one) for one in items(full["groups"])), key=lambda one: blob(one["name"])):
+            yield from (b"group", blob(group["name"]), blob(group["last-delivered-id"]), *_flat(group["pending"]))
+            for consumer in sorted(blob(_named(one)["name"]) for one in items(group["consumers"])):
+                yield from (b"consumer", consumer)
+
+    def _expiries(self, keys: Sequence[bytes]) -> list[int]:
+        """Give the millisecond each key expires, -1 for never, -2 for a key that is gone."""
+        if self._known >= (7,):
+            return [number(answer) for answer in self._link.ask_all([("PEXPIRETIME", key) for key in keys])]
+        found: list[int] = []
+        for start in range(0, len(keys), _TIMED):
+            found += self._by_rest(keys[start : start + _TIMED])
+        return found
+
+    def _by_rest(self, keys: Sequence[bytes]) -> list[int]:
+        # Version 6 tells the milliseconds that are left: exact when the clock shows the same one before and after.
+        answers = self._link.ask_all([("TIME",), *(("PTTL", key) for key in keys), ("TIME",)])
+        before, after = _millisecond(answers[0]), _millisecond(answers[-1])
+        rests = [number(answer) for answer in answers[1:-1]]
+        if before == after or all(rest < 0 for rest in rests):
+            return [before + rest if rest >= 0 else rest for rest in rests]
+        if len(keys) == 1:
+            return self._by_rest(keys)
+        return [expires for key in keys for expires in self._by_rest([key])]
+
+
+def _pages(link: Link, seen: set[int]) -> Iterator[list[bytes]]:
+    cursor = b"0"
+    while True:
+        answer = items(link.ask("SCAN", cursor, "COUNT", _PAGE))
+        # While a table is resized SCAN may give a key twice.
+        page = []
+        for key in items(answer[1]):
+            name = blob(key)
+            mark = hash(name)
+            if mark not in seen:
+                seen.add(mark)
+                page.append(name)
+        yield page
+        cursor = blob(answer[0])
+        if cursor == b"0":
+            return
+
+
+def _reading(kind: str, key: bytes) -> tuple[Word, ...]:
+    match kind:
+        case "string":
+            return ("GET", key)
+        case "list":
+            return ("LRANGE", key, 0, -1)
+        case "set":
+            return ("SMEMBERS", key)
+        case "zset":
+            return ("ZRANGE", key, 0, -1, "WITHSCORES")
+        case "hash":
+            return ("HGETALL", key)
+        case "stream":
+            return ("XRANGE", key, "-", "+")
+        case _:
+            # A module's type is known to its module alone: its serialised form, equal for one version of it.
+            return ("DUMP", key)
+
+
+def _digest(*parts: bytes) -> int:
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(len(part).to_bytes(8, "big"))
+        found.update(part)
+    return int.from_bytes(found.digest(), "big")
+
+
+def _flat(answer: object) -> list[bytes]:
+    """Give the leaves of an answer in order, each list opened by its length, so that no two shapes look alike."""
+    if isinstance(answer, bytes):
+        return [answer]
+    if isinstance(answer, list):
+        nested = any(isinstance(one, list) for one in answer)
+        leaves = [leaf for one in answer for leaf in _flat(one)]
+        return [b"list", str(len(answer)).encode(), *leaves] if nested else leaves
+    if isinstance(answer, redis.ResponseError):
+        raise answer
+    return [str(answer).encode()]
+
+
+def _named(answer: object) -> dict[str, object]:
+    flat = items(answer)
+    return {text(name): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
+
+
+def _millisecond(answer: object) -> int:
+    seconds, micros = items(answer)
+    return number(seconds) * 1000 + number(micros) // 1000
+
+
+def _by_database(keys: dict[str, int], less: Iterable[tuple[int, int]]) -> dict[int, int]:
+    found = {int(db): count for db, count in keys.items()}
+    for db, count in less:
+        found[db] = found.get(db, 0) - count
+    return {db: count for db, count in found.items() if count}
+
+
+def _keys(by_database: dict[int, int]) -> str:
+    return ", ".join(f"{count:,} in database {db}" for db, count in sorted(by_database.items())) or "none"
+
+
+def _check(name: str, expected: str, seen: str) -> Check:
+    outcome = Outcome.PASSED if expected == seen else Outcome.FAILED
+    return Check(name=name, subject=Subject.DATA, outcome=outcome, expected=expected, seen=seen)
