@@ -206,7 +206,9 @@ class EnclaveComponent(_Component):
 class ConfigurationComponent(_Component):
     """Configuration under version control; ``paths`` are what a restore brings back, relative to the checkout.
 
-    ``secret`` are those among them that hold secrets: they leave this machine encrypted only.
+    Files, directories (all that is below) or globs. ``secret`` are those, among them or besides, that hold secrets:
+    they leave this machine only sealed to the ``recipients`` (public age keys). ``identity`` is where the private key
+    is, needed to restore and to prove the sets.
     """
 
     kind: Literal["configuration"] = "configuration"
@@ -214,6 +216,8 @@ class ConfigurationComponent(_Component):
     checkout: Path
     paths: tuple[Text, ...] = ()
     secret: tuple[Text, ...] = ()
+    recipients: tuple[Text, ...] = ()
+    identity: Secret | None = None
     backup: BackupPolicy | None = None
 
 
@@ -322,12 +326,16 @@ class Gateway(Frozen):
 
 
 class Platform(Frozen):
-    """What is to be recovered. ``state`` holds ledger, journals and lease; ``repository`` the backup sets."""
+    """What is to be recovered. ``state`` holds ledger, journals and lease; ``repository`` the backup sets.
+
+    ``scratch`` has room for a whole database: restore tests are made there.
+    """
 
     name: Name
     address: Url | None = None
     stack: Annotated[ComposeSite | ProcessSite, Field(discriminator="kind")]
     state: Path = Path("/var/lib/recoup")
     repository: Path
+    scratch: Path = Path("/var/tmp")
     copies: tuple[Copy, ...] = ()
     gateway: Gateway
