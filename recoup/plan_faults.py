@@ -38,6 +38,7 @@ _IN_TEXT = (
     (re.compile(r"--(?:password|pass|token|secret)[= ](?![$<{*\"'-])[^\s]+"), "a password given to a command"),
     (re.compile(r"\bredis-cli\b.*\s-a\s+(?![$<{*\"'])\S+"), "a password given to a command"),
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"), "a private key"),
+    (re.compile(r"AGE-SECRET-KEY-1[0-9A-Z]+", re.IGNORECASE), "a private key"),
     (re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"), "a cloud access key"),
 )
 _SECRET_RULE = "a secret written in clear"

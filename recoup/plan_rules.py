@@ -17,6 +17,7 @@ from recoup.plan_parts import (
     write_duration,
 )
 from recoup.plan_text import Place, Problem
+from recoup.sealing import wrong_recipient
 
 if TYPE_CHECKING:
     from recoup.plan import Plan
@@ -38,7 +39,8 @@ def store_of(component: Component) -> str | None:
 
 def backup_of(component: Component) -> BackupPolicy | None:
     """Give how a component's store is backed up, None when it is not."""
-    return component.backup if isinstance(component, PostgresComponent | RedisComponent) else None
+    kinds = PostgresComponent | RedisComponent | ConfigurationComponent
+    return component.backup if isinstance(component, kinds) else None
 
 
 def components_are_known(plan: Plan) -> Iterator[Problem]:
@@ -216,7 +218,8 @@ def objectives_can_be_met(plan: Plan) -> Iterator[Problem]:
             yield Problem(
                 (*at, "keep"), "fewer than 2 sets kept", "when the newest is damaged there must be an older one"
             )
-        if rpo is not None and rpo <= policy.interval:
+        # What is committed is never lost; the interval of configuration is how long an edit on the server may be.
+        if rpo is not None and rpo <= policy.interval and not isinstance(component, ConfigurationComponent):
             every = write_duration(policy.interval)
             rule = f"the RPO of {store} ({write_duration(rpo)}) cannot be met by a backup every {every}"
             why = (
@@ -241,6 +244,38 @@ def objectives_can_be_met(plan: Plan) -> Iterator[Problem]:
             yield Problem(
                 ("objectives", "rto", tier), "no time at all", "no recovery takes none, so it would never be met"
             )
+
+
+def configuration_can_be_kept(plan: Plan) -> Iterator[Problem]:
+    """Paths stay in the checkout, a backup has some, and whoever has secrets names who may open them."""
+    for name, component in plan.components.items():
+        if not isinstance(component, ConfigurationComponent):
+            continue
+        at: Place = ("components", name)
+        for key, paths in (("paths", component.paths), ("secret", component.secret)):
+            for n, path in enumerate(paths):
+                if path.startswith("/") or ".." in path.split("/"):
+                    why = "a restore would write, and a backup read, what is not the platform's configuration"
+                    yield Problem((*at, key, n), f"'{path}' leads out of the checkout", why)
+        if component.backup and not (component.paths or component.secret):
+            why = "there is nothing to back up, and nothing would be restored"
+            yield Problem((*at, "paths"), "a backup of no paths", why, ((*at, "backup"),))
+        if component.secret and not component.recipients:
+            why = "secrets leave this machine only sealed to an age public key"
+            yield Problem((*at, "recipients"), "secrets and nobody who may open them", why, ((*at, "secret"),))
+
+
+def recipients_are_keys(plan: Plan) -> Iterator[Problem]:
+    """Whoever is to open what is sealed has an age public key."""
+    named: list[tuple[Place, str]] = []
+    for name, component in plan.components.items():
+        if isinstance(component, ConfigurationComponent):
+            named += [(("components", name, "recipients", n), text) for n, text in enumerate(component.recipients)]
+    for i, copy in enumerate(plan.platform.copies):
+        named += [(("platform", "copies", i, "recipients", n), text) for n, text in enumerate(copy.recipients)]
+    for place, text in named:
+        if wrong := wrong_recipient(text):
+            yield Problem(place, wrong, "what is sealed to it could not be made, or be opened by anybody")
 
 
 def checklist_is_whole(plan: Plan) -> Iterator[Problem]:
@@ -276,6 +311,8 @@ RULES: tuple[Rule, ...] = (
     drills_are_known,
     stores_have_objectives,
     objectives_can_be_met,
+    configuration_can_be_kept,
+    recipients_are_keys,
     checklist_is_whole,
     escalation_is_consecutive,
 )

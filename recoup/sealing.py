@@ -42,9 +42,14 @@ def new_key_pair() -> KeyPair:
 
 
 def wrong_recipient(text: str) -> str:
-    """Say why a text is no age recipient; empty when it is one. The text is not repeated: it may be a secret key."""
+    """Say why a text is no age recipient; empty when it is one. The text is not repeated: it may be a secret key.
+
+    ``file:/path`` stands for the public keys in a file, one a line; whether it is there is not looked at.
+    """
     if text.strip().upper().startswith(_SECRET_KEY):
         return "this is a secret key; recipients are public keys (age1…), and this one is to be replaced now"
+    if text.startswith("file:/"):
+        return ""
     try:
         x25519.Recipient.from_str(text.strip())
     except pyrage.RecipientError as error:
@@ -52,17 +57,33 @@ def wrong_recipient(text: str) -> str:
     return ""
 
 
-def sealer(recipients: tuple[str, ...]) -> Sealer:
-    """Give what seals to these recipients; PreconditionError when there is none or one is no age public key."""
+def public_keys(recipients: tuple[str, ...]) -> tuple[str, ...]:
+    """Give the public keys that recipients stand for, those in files too.
+
+    Raises PreconditionError when there is none, a file cannot be read, or one is no age public key.
+    """
     if not recipients:
         raise PreconditionError(
             "nobody is named who could open what is to be encrypted",
             next_step="make a key pair (age-keygen) and name its public key, age1…, in the plan's recipients",
         )
+    keys: list[str] = []
     for n, text in enumerate(recipients):
-        if wrong := wrong_recipient(text):
-            raise PreconditionError(f"recipient {n + 1}: {wrong}", next_step="correct the plan's recipients")
-    return Sealer(tuple(x25519.Recipient.from_str(text.strip()) for text in recipients))
+        lines = resolve(text).get_secret_value().splitlines() if text.startswith("file:/") else [text]
+        found = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+        wrong = next(filter(None, map(wrong_recipient, found)), "") or ("" if found else "no key in it")
+        if wrong or any(key.startswith("file:") for key in found):
+            raise PreconditionError(
+                f"recipient {n + 1}{f' ({text})' if text.startswith('file:/') else ''}: {wrong or 'not a key'}",
+                next_step="correct the plan's recipients",
+            )
+        keys += found
+    return tuple(dict.fromkeys(keys))
+
+
+def sealer(recipients: tuple[str, ...]) -> Sealer:
+    """Give what seals to these recipients; raises PreconditionError as ``public_keys`` does."""
+    return Sealer(tuple(x25519.Recipient.from_str(key) for key in public_keys(recipients)))
 
 
 def opener(identity: SecretRef) -> Opener:

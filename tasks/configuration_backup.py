@@ -13,7 +13,7 @@ from recoup.catalog import BackupSet, Repository, entries, problems, set_id
 from recoup.errors import PreconditionError, RecoveryError
 from recoup.manifest import ConfigurationTree, Manifest
 from recoup.records import Frozen, now
-from recoup.sealing import SUFFIX, Sealer, sealer
+from recoup.sealing import SUFFIX, Sealer, public_keys, sealer
 from tasks.configuration import Configuration, Reading, read_configuration, require_still
 from tasks.configuration_git import DELETED, write_bundle
 from tasks.configuration_set import BUNDLE, INDEX, Index, key_id, private, read_index
@@ -57,14 +57,14 @@ def take_configuration_backup(configuration: Configuration, repository: Reposito
             f"{configuration.component} has secrets ({', '.join(spec.secret)}) and nobody to seal them to",
             next_step="make a key pair (age-keygen) and name its public key in the component's recipients",
         )
-    sealing = sealer(spec.recipients) if spec.recipients else None
+    keys = public_keys(spec.recipients) if spec.recipients else ()
     started = now()
     reading = read_configuration(configuration)
-    if newest := _unchanged(configuration, repository, reading):
+    if newest := _unchanged(configuration, repository, reading, keys):
         return _taken(newest, reading, published=False)
     try:
         with repository.staging(spec.store, started) as staged:
-            index = _write(configuration, reading, staged, sealing)
+            index = _write(configuration, reading, staged, keys)
             manifest = Manifest(
                 set_id=set_id(spec.store, reading.at),
                 store=spec.store,
@@ -110,7 +110,9 @@ def unprotected_drift(configuration: Configuration, repository: Repository) -> t
     return tuple(lines)
 
 
-def _unchanged(configuration: Configuration, repository: Repository, reading: Reading) -> BackupSet | None:
+def _unchanged(
+    configuration: Configuration, repository: Repository, reading: Reading, keys: tuple[str, ...]
+) -> BackupSet | None:
     newest = next(iter(repository.sets(configuration.spec.store)), None)
     if newest is None or newest.manifest is None or problems(newest):
         return None
@@ -121,7 +123,7 @@ def _unchanged(configuration: Configuration, repository: Repository, reading: Re
     before = {file.path: file for file in index.files}
     same = (
         index.commit == reading.control.commit
-        and index.recipients == configuration.spec.recipients
+        and index.recipients == keys
         and before.keys() == {file.path for file in reading.files}
         and all(before[file.path].same(file) for file in reading.files)
         and (index.deleted, index.absent) == (reading.deleted, reading.absent)
@@ -129,8 +131,9 @@ def _unchanged(configuration: Configuration, repository: Repository, reading: Re
     return newest if same else None
 
 
-def _write(configuration: Configuration, reading: Reading, staged: Path, sealing: Sealer | None) -> Index:
+def _write(configuration: Configuration, reading: Reading, staged: Path, keys: tuple[str, ...]) -> Index:
     root, bundle, no_bundle = configuration.root, "", reading.control.none
+    sealing = sealer(keys) if keys else None
     for file in reading.files:
         if file.link:
             continue
@@ -158,7 +161,7 @@ def _write(configuration: Configuration, reading: Reading, staged: Path, sealing
         files=reading.files,
         deleted=reading.deleted,
         absent=reading.absent,
-        recipients=configuration.spec.recipients,
+        recipients=keys,
         fingerprints=key_id(configuration.state),
         bundle=bundle,
         no_bundle=no_bundle,

@@ -17,6 +17,7 @@ from recoup.plan import (
     load_plan,
 )
 from recoup.stacks import Stack, open_stack
+from tasks.sandbox_configuration import make_configuration
 from tasks.sandbox_process import DATABASE, DATABASE_USER, HTTP_PORT
 
 _PLAN = Path(__file__).resolve().parent.parent / "infra" / "plan.yaml"
@@ -24,7 +25,10 @@ _NODES = {"neo-n3": "neo-n3-rpc", "evm": "neo-x-rpc"}
 
 
 def write_plan(directory: Path, identity: str, site: ComposeSite | ProcessSite, url: str) -> Path:
-    """Write ``directory/plan.yaml`` and give its path: every address, place and secret in it is the sandbox's own."""
+    """Write ``directory/plan.yaml`` and give its path: every address, place and secret in it is the sandbox's own.
+
+    The deployed configuration, which no service of the sandbox needs, is made here too.
+    """
     plan = load_plan(_PLAN)
     gateway = plan.platform.gateway
     login = gateway.login and gateway.login.model_copy(
@@ -62,7 +66,7 @@ def _own(component: Component, directory: Path, stack: Stack) -> Component:
         host, port = stack.endpoint(_NODES[component.protocol], HTTP_PORT)
         return component.model_copy(update={"endpoints": (Endpoint(url=f"http://{host}:{port}"),)})
     if isinstance(component, ConfigurationComponent):
-        return component.model_copy(update={"checkout": directory / "configuration"})
+        return make_configuration(component, directory)
     return component
 
 

@@ -164,6 +164,26 @@ BROKEN = {
         "components.configuration.store",
         "is there twice",
     ),
+    "secrets without a recipient": (
+        drop(C, "configuration", "recipients"),
+        "components.configuration.recipients",
+        "nobody who may open them",
+    ),
+    "recipient that is no key": (
+        put(C, "configuration", "recipients", to=["age1nonsense"]),
+        "components.configuration.recipients[0]",
+        "not an age public key",
+    ),
+    "path out of the checkout": (
+        put(C, "configuration", "paths", 1, to="nginx/../../etc"),
+        "components.configuration.paths[1]",
+        "leads out of the checkout",
+    ),
+    "backup of no paths": (
+        lambda d: d[C]["configuration"].update(paths=[], secret=[]),
+        "components.configuration.paths",
+        "a backup of no paths",
+    ),
     "time zone": (put("time_zone", to="Mars/Olympus"), "time_zone", "not a known time zone"),
 }
 
@@ -227,6 +247,7 @@ def test_a_misspelt_key_that_was_needed_is_one_problem(tmp_path: Path) -> None:
         ((S, 0, "steps", 0, "command"), "echo '-----BEGIN RSA PRIVATE KEY-----hunter2'"),
         (("post_recovery", 0), "use AKIAHUNTER2HUNTER2AB"),
         (("db_password",), "hunter2"),
+        ((C, "configuration", "recipients", 0), "AGE-SECRET-KEY-1HUNTER2HUNTER2"),
     ],
 )
 def test_a_secret_in_clear_is_found_and_not_repeated(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from recoup.errors import DamagedError, PreconditionError, WrongKeyError
-from recoup.sealing import decrypt_file, encrypt_file, new_key_pair, opener, sealer, wrong_recipient
+from recoup.sealing import decrypt_file, encrypt_file, new_key_pair, opener, public_keys, sealer, wrong_recipient
 
 CLEAR = b"DB_PASSWORD=made-up\n" * 20_000
 KEYS = new_key_pair()
@@ -107,3 +107,16 @@ def test_an_identity_that_is_none_is_refused_without_repeating_it(monkeypatch: p
     monkeypatch.setenv("NOT_A_KEY", "# only a comment")
     with pytest.raises(PreconditionError):
         opener("env:NOT_A_KEY")
+
+
+def test_recipients_may_stand_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "recipients"
+    file.write_text(f"# the safe\n{KEYS.recipient}\n\n{OTHER.recipient}\n")
+    assert public_keys((f"file:{file}", KEYS.recipient)) == (KEYS.recipient, OTHER.recipient)
+    for wrong in ("", "# nobody\n", f"file:{file}\n", KEYS.identity.get_secret_value()):
+        file.write_text(wrong)
+        with pytest.raises(PreconditionError) as error:
+            public_keys((f"file:{file}",))
+        assert KEYS.identity.get_secret_value() not in str(error.value)
+    with pytest.raises(PreconditionError, match="nowhere"):
+        public_keys(("file:/nowhere/recipients",))

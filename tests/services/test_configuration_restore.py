@@ -1,0 +1,265 @@
+"""Configuration is brought back from a set: shown first, each file whole or not at all, nothing lost that was there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flows.configuration import preview_configuration, run_configuration_restore
+from recoup.errors import PreconditionError, RecoveryError
+from recoup.records import Outcome
+from recoup.sealing import new_key_pair
+from tasks.configuration import Configuration
+from tests.configuration_checkout import PASSWORD, Deployed, commit, deploy, git, tree, write
+
+MANY = 600
+
+
+@pytest.fixture
+def deployed(tmp_path: Path) -> Deployed:
+    return deploy(tmp_path)
+
+
+def test_the_difference_is_shown_first_and_never_a_secret(deployed: Deployed) -> None:
+    (deployed.root / "nginx/logo.bin").write_bytes(b"\xff\x00\x01")
+    deployed.take()
+    write(deployed.root / "docker-compose.yml", "services:\n  gateway:\n    image: gateway:2\n")
+    write(deployed.root / ".env", "DB_PASSWORD=another-secret\n", 0o600)
+    write(deployed.root / "nginx/extra.conf", "server {}\n")
+    write(deployed.root / "nginx/conf.d/gateway.conf", "\x1b[2J steer the terminal\n")
+    (deployed.root / "nginx/logo.bin").write_bytes(b"\xff\x00\x02")
+    (deployed.root / "certs/gateway.key").unlink()
+    (deployed.root / "nginx/nginx.conf").chmod(0o600)
+    before = tree(deployed.root)
+    lines = preview_configuration(deployed.plan())
+    text = "\n".join(lines)
+    assert "-    image: gateway:2" in lines
+    assert "+    image: gateway:1" in lines
+    assert ".env: differs (secret)" in lines
+    assert "certs/gateway.key: missing (secret)" in lines
+    assert "nginx/logo.bin: binary differs" in lines
+    assert "nginx/extra.conf: deployed and not in the set; it is left" in lines
+    assert "nginx/nginx.conf: mode 0600 now, 0644 in the set" in lines
+    assert PASSWORD not in text
+    assert "another-secret" not in text
+    assert "\x1b" not in text
+    assert tree(deployed.root) == before
+
+
+def test_everything_comes_back_and_the_old_is_kept(deployed: Deployed) -> None:
+    os.utime(deployed.root / ".env", (1_700_000_000, 1_700_000_000))
+    good = tree(deployed.root)
+    deployed.take()
+    write(deployed.root / "docker-compose.yml", "broken\n", 0o777)
+    write(deployed.root / ".env", "DB_PASSWORD=wrong\n", 0o644)
+    (deployed.root / "nginx/conf.d/gateway.conf").unlink()
+    (deployed.root / "nginx/conf.d").rmdir()
+    write(deployed.root / "nginx/extra.conf", "server {}\n")
+    restored = deployed.restore()
+    assert set(restored.written) == {"docker-compose.yml", ".env", "nginx/conf.d/gateway.conf"}
+    assert restored.left == ("nginx/extra.conf",)
+    assert [check.outcome for check in restored.checks] == [Outcome.PASSED]
+    after = tree(deployed.root)
+    assert {path: after[path] for path in good} == good
+    assert after["nginx/extra.conf"][1] == b"server {}\n"
+    assert after["docker-compose.yml.before-20261123T031205Z"] == (0o777, b"broken\n")
+    assert after[".env.before-20261123T031205Z"] == (0o644, b"DB_PASSWORD=wrong\n")
+    assert (deployed.root / ".env").stat().st_mtime == 1_700_000_000
+    # What is kept aside is no configuration: it is in no later set.
+    assert not deployed.take().published or not any("before" in f for f in deployed.take().drift)
+    assert deployed.restore().written == ()
+
+
+def test_it_comes_back_on_an_empty_host_from_the_set_alone(deployed: Deployed, tmp_path: Path) -> None:
+    write(deployed.root / "nginx/nginx.conf", "edited on the server\n")
+    good, head = tree(deployed.root), git(deployed.root, "rev-parse", "HEAD")
+    deployed.take()
+    # Another machine: no checkout, no git server, no state; only the sets and, from elsewhere, the identity.
+    os.rename(deployed.root, tmp_path / "lost")
+    os.rename(deployed.configuration.state, tmp_path / "lost-state")
+    os.rename(tmp_path / "sets", tmp_path / "fetched")
+    spec = deployed.configuration.spec.model_copy(update={"checkout": tmp_path / "srv/new/checkout"})
+    deployed.configuration = Configuration("configuration", spec, tmp_path / "new-state")
+    deployed.repository = type(deployed.repository)(tmp_path / "fetched")
+    restored = run_configuration_restore(deployed.plan())
+    assert restored.checked_out
+    assert restored.aside == ()
+    assert tree(tmp_path / "srv/new/checkout") == good
+    assert git(tmp_path / "srv/new/checkout", "rev-parse", "HEAD") == head
+    assert git(tmp_path / "srv/new/checkout", "status", "--porcelain") == "M nginx/nginx.conf"
+    assert git(tmp_path / "srv/new/checkout", "fsck", "--full") == ""
+    assert sorted(p.name for p in (tmp_path / "srv/new").iterdir()) == ["checkout"]
+
+
+def test_links_come_back_as_links(deployed: Deployed) -> None:
+    (deployed.root / "nginx/current.conf").symlink_to("nginx.conf")
+    deployed.take()
+    (deployed.root / "nginx/current.conf").unlink()
+    write(deployed.root / "nginx/current.conf", "a file now\n")
+    deployed.restore()
+    assert os.readlink(deployed.root / "nginx/current.conf") == "nginx.conf"
+    assert (deployed.root / "nginx/current.conf.before-20261123T031205Z").read_text() == "a file now\n"
+
+
+def test_a_checkout_at_another_commit_gets_its_files_and_keeps_its_commit(deployed: Deployed) -> None:
+    deployed.take()
+    write(deployed.root / "docker-compose.yml", "release 2\n")
+    head = commit(deployed.root, "release 2")
+    restored = deployed.restore()
+    assert restored.written == ("docker-compose.yml",)
+    assert "stands at" in restored.notes[0]
+    assert git(deployed.root, "rev-parse", "HEAD") == head
+
+
+def test_a_damaged_newest_set_is_skipped_and_named(deployed: Deployed) -> None:
+    good = tree(deployed.root)
+    first = deployed.take().set_id
+    write(deployed.root / "docker-compose.yml", "changed\n")
+    second = deployed.take().set_id
+    path = deployed.repository.root / second / "secret/.env.age"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert any(line.startswith(f"not usable: {second}") for line in preview_configuration(deployed.plan()))
+    assert deployed.restore().set_id == first
+    assert {name: tree(deployed.root)[name] for name in good} == good
+    with pytest.raises(RecoveryError, match=second):
+        deployed.restore(second)
+
+
+def test_a_set_that_the_identity_does_not_open_is_skipped(deployed: Deployed) -> None:
+    first = deployed.take().set_id
+    write(deployed.root / "docker-compose.yml", "changed\n")
+    mine = deployed.configuration
+    deployed.configuration = deployed.with_(recipients=(new_key_pair().recipient,))
+    second = deployed.take().set_id
+    deployed.configuration = mine
+    assert deployed.restore().set_id == first
+    with pytest.raises(RecoveryError, match="does not open"):
+        deployed.restore(second)
+
+
+@pytest.mark.parametrize("identity", [None, "file:/nowhere/identity"])
+def test_without_the_identity_nothing_is_written(deployed: Deployed, identity: str | None) -> None:
+    deployed.take()
+    write(deployed.root / "docker-compose.yml", "changed\n")
+    before = tree(deployed.root)
+    deployed.configuration = deployed.with_(identity=identity)
+    with pytest.raises(PreconditionError, match="identity"):
+        deployed.restore()
+    assert tree(deployed.root) == before
+
+
+def test_a_set_that_was_made_to_write_elsewhere_is_refused(deployed: Deployed, tmp_path: Path) -> None:
+    one = deployed.repository.root / deployed.take().set_id
+    index = (one / "index.json").read_text()
+    for path in ("../escaped", "/tmp/escaped", ".git/hooks/post-checkout"):
+        (one / "index.json").write_text(index.replace('"docker-compose.yml"', f'"{path}"'))
+        # Its maker has put the manifest right, too.
+        manifest = deployed.repository.get("configuration", one.name).manifest
+        assert manifest is not None
+        from recoup.catalog import entries
+
+        (one / "manifest.json").rename(tmp_path / "manifest.json")
+        fixed = manifest.model_copy(update={"files": entries(one)})
+        (one / "manifest.json").write_text(fixed.model_dump_json())
+        with pytest.raises(RecoveryError, match="not below the checkout"):
+            deployed.restore(one.name)
+    assert not (tmp_path / "escaped").exists()
+
+
+def test_it_does_not_write_through_a_link_that_leads_out(deployed: Deployed, tmp_path: Path) -> None:
+    deployed.take()
+    (tmp_path / "elsewhere").mkdir()
+    for path in (deployed.root / "nginx").rglob("*.conf"):
+        path.unlink()
+    (deployed.root / "nginx/conf.d").rmdir()
+    (deployed.root / "nginx").rmdir()
+    (deployed.root / "nginx").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PreconditionError, match="leads out"):
+        deployed.restore()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_full_disk_changes_no_deployed_file(deployed: Deployed) -> None:
+    write(deployed.root / "nginx/big.conf", "#" * 300_000)
+    deployed.take()
+    write(deployed.root / "docker-compose.yml", "changed\n")
+    (deployed.root / "nginx/big.conf").unlink()
+    before = tree(deployed.root)
+    child = _restore(
+        deployed,
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))",
+    )
+    assert child.wait(60) == 1
+    assert child.stderr is not None
+    assert "no deployed file was changed" in child.stderr.read()
+    assert tree(deployed.root) == before
+
+
+@pytest.mark.parametrize("moment", ["files are written beside", "files are swapped"])
+def test_killed_half_way_each_file_is_old_or_new_and_the_next_run_finishes(deployed: Deployed, moment: str) -> None:
+    for n in range(MANY):
+        write(deployed.root / f"nginx/sites/{n:04}.conf", f"server {{ # new {n}\n}}\n")
+    deployed.take()
+    for n in range(MANY):
+        write(deployed.root / f"nginx/sites/{n:04}.conf", f"server {{ # old {n}\n}}\n")
+    sites = deployed.root / "nginx/sites"
+    signs: dict[str, Callable[[], bool]] = {
+        "files are written beside": lambda: any(p.name.endswith(".recoup-new") for p in sites.iterdir()),
+        "files are swapped": lambda: any(".before-" in p.name for p in sites.iterdir()),
+    }
+    child = _restore(deployed)
+    deadline = time.monotonic() + 60
+    while not signs[moment]() and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait(30) == -signal.SIGKILL
+    states = {_state(sites / f"{n:04}.conf", n) for n in range(MANY)}
+    assert states <= {"old", "new"}
+    assert "old" in states, "it had finished before it was killed: this shows nothing"
+    assert states == ({"old"} if moment == "files are written beside" else {"old", "new"})
+    kept = {p.name: p.read_bytes() for p in sites.iterdir() if ".before-" in p.name}
+    assert all(b"# old" in text for text in kept.values())
+    restored = run_configuration_restore(deployed.plan())
+    assert [check.outcome for check in restored.checks] == [Outcome.PASSED]
+    assert {_state(sites / f"{n:04}.conf", n) for n in range(MANY)} == {"new"}
+    # Every old file is still there, once, and nothing half-written is.
+    old = sorted(p.name.partition(".before-")[0] for p in sites.iterdir() if ".before-" in p.name)
+    assert old == [f"{n:04}.conf" for n in range(MANY)]
+    assert not list(deployed.root.rglob("*.recoup-new"))
+
+
+def test_two_restores_at_once_are_one_and_a_refusal(deployed: Deployed) -> None:
+    from recoup.errors import BusyError
+    from recoup.lease import lease
+
+    deployed.take()
+    platform = deployed.plan().platform
+    with lease(platform.state, platform.name, "somebody else"), pytest.raises(BusyError, match="somebody else"):
+        run_configuration_restore(deployed.plan())
+
+
+def _state(path: Path, n: int) -> str:
+    text = path.read_text()
+    return next((s for s in ("old", "new") if text == f"server {{ # {s} {n}\n}}\n"), f"neither: {text!r}")
+
+
+def _restore(deployed: Deployed, first: str = "") -> subprocess.Popen[str]:
+    place = deployed.root.parent / "plan.yaml"
+    place.write_text(deployed.plan().dump_yaml())
+    program = (
+        f"{first}\nimport sys\nfrom pathlib import Path\nfrom flows.configuration import run_configuration_restore\n"
+        f"from recoup.plan import load_plan\nrun_configuration_restore(load_plan(Path({str(place)!r})))\n"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", program], cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True
+    )
