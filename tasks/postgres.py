@@ -31,6 +31,8 @@ from tasks.step import note, step
 CONNECT = timedelta(seconds=3)
 STATEMENT = timedelta(seconds=30)
 Connection = psycopg.Connection[tuple[object, ...]]
+# The port of a server that runs beside: a part of its socket's name, no more.
+BESIDE = 5432
 # How the comment of a database begins that a recovery restored and compared.
 RESTORED = "recoup: "
 
@@ -61,11 +63,15 @@ class Diagnosis(Frozen):
 
 @dataclass(frozen=True)
 class Server:
-    """The server of one postgres component of the plan, on a stack."""
+    """The server of one postgres component of the plan, on a stack.
+
+    ``at`` is set for a server that runs beside it: the directory of the socket by which alone that one is reached.
+    """
 
     stack: Stack
     component: str
     spec: PostgresComponent
+    at: Path | None = None
 
     @classmethod
     def of(cls, plan: Plan, stack: Stack, component: str | None) -> Server:
@@ -79,7 +85,7 @@ class Server:
 
         Raises psycopg.OperationalError when there is no answer, PreconditionError when the password is turned away.
         """
-        host, port = self.stack.endpoint(self.spec.service, self.spec.port)
+        host, port = (str(self.at), BESIDE) if self.at else self.stack.endpoint(self.spec.service, self.spec.port)
         password = resolve(self.spec.password)
         try:
             connection = psycopg.connect(
@@ -123,7 +129,7 @@ class Server:
         check: bool = True,
     ) -> Completed:
         """Run one of PostgreSQL's own programs, of the server's own version, beside the server."""
-        host, port = self.stack.inside(self.spec.service, self.spec.port)
+        host, port = (str(self.at), BESIDE) if self.at else self.stack.inside(self.spec.service, self.spec.port)
         env = {
             "PGHOST": host,
             "PGPORT": str(port),
@@ -135,7 +141,7 @@ class Server:
             self.spec.service,
             argv,
             timeout=timeout,
-            mounts=mounts,
+            mounts=(*mounts, self.at) if self.at else mounts,
             env={**env, "PGOPTIONS": options} if options else env,
             secrets={"PGPASSWORD": resolve(self.spec.password)},
             stdin=stdin,

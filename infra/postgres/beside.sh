@@ -1,0 +1,133 @@
+#!/bin/sh
+# A PostgreSQL server beside the one in use. It is reached by the socket in PLACE/s alone, and ends, in good order, when
+# standard input does: whoever asked for it is gone then.
+#
+#   beside.sh new                  an empty cluster, thrown away afterwards (fsync is off)
+#   beside.sh replay TARGET SET…   the base backup SET (a full one, then the incrementals on it, each a directory) unpacked
+#                                  into the empty directory TARGET, verified, and WAL replayed on it until RECOVERY says
+#                                  to stop; at the end TARGET is a server's data directory, whole and on the disk
+#
+# Reads PLACE, OWNER (the superuser), RUN_AS, WALS (directories of received WAL, the newest first, each ended by a
+# colon), RECOVERY (settings, one on each line). Says what it does in PLACE/progress.
+set -eu
+. "$PLACE/lib.sh"
+umask 077
+cd /
+exec 3<&0
+
+say() {
+  echo "$*" >"$PLACE/progress.new"
+  mv -f "$PLACE/progress.new" "$PLACE/progress"
+}
+
+sockets=$PLACE/s
+work=$PLACE/w
+own "$sockets" "$work"
+chmod 711 "$sockets"
+# Made by the server's user: whoever asked may not be able to remove them.
+trap 'rm -rf "$work" "$sockets"' EXIT
+
+unpack() {
+  $as_server tar -xf - -C "$1"
+}
+
+decompressed() {
+  for file in "$1"/base/base.tar*; do
+    case $file in
+      *.zst) zstd -dcq "$file" ;;
+      *.lz4) lz4 -dcq "$file" ;;
+      *.gz) gzip -dc "$file" ;;
+      *) cat "$file" ;;
+    esac
+  done
+}
+
+serve() {
+  data=$1
+  shift
+  printf 'local all all trust\nlocal replication all trust\n' >"$work/hba.conf"
+  if [ "$(id -u)" = 0 ]; then chown "$server_user" "$work/hba.conf"; fi
+  $as_server postgres -D "$data" -c listen_addresses= -c port=5432 -c "unix_socket_directories=$sockets" \
+    -c unix_socket_permissions=0777 -c "hba_file=$work/hba.conf" -c logging_collector=off -c log_destination=stderr \
+    -c ssl=off -c archive_mode=off -c dynamic_shared_memory_type=mmap -c external_pid_file= \
+    -c synchronous_standby_names= -c fsync=off -c full_page_writes=off "$@" </dev/null >"$PLACE/server.log" 2>&1 &
+  server=$!
+  (cat <&3 >/dev/null; kill -INT "$server" 2>/dev/null) &
+  waiting=$!
+  code=0
+  wait "$server" || code=$?
+  kill "$waiting" 2>/dev/null || true
+  if [ "$code" != 0 ]; then
+    tail -n 12 "$PLACE/server.log" >&2
+    exit "$code"
+  fi
+}
+
+case $1 in
+  new)
+    say "making an empty server"
+    $as_server initdb -D "$work/data" -U "$OWNER" --auth=trust --encoding=UTF8 --locale=C --no-sync --no-instructions \
+      >/dev/null
+    say "the server starts"
+    serve "$work/data" -c wal_level=minimal -c max_wal_senders=0 -c max_wal_size=16GB -c autovacuum=off
+    ;;
+  replay)
+    target=$2
+    shift 2
+    [ -z "$(ls -A "$target" 2>/dev/null)" ] || { echo "$target is not empty" >&2; exit 9; }
+    own "$target"
+    chmod 700 "$target"
+    count=$#
+    chain=
+    number=0
+    for set in "$@"; do
+      number=$((number + 1))
+      if [ "$count" = 1 ]; then into=$target; else into=$work/chain-$number; own "$into"; chmod 700 "$into"; fi
+      say "unpacking $(basename "$set") ($number of $count)"
+      decompressed "$set" | unpack "$into"
+      $as_server sh -c 'cat >"$1"' - "$into/backup_manifest" <"$set/base/backup_manifest"
+      say "verifying $(basename "$set") against its manifest"
+      $as_server pg_verifybackup --quiet --exit-on-error "$into" >&2
+      chain="$chain $into"
+    done
+    if [ "$count" != 1 ]; then
+      say "combining $count backups"
+      # shellcheck disable=SC2086  # places of our own making, without spaces unless PLACE has some
+      $as_server pg_combinebackup --no-sync --output="$target" $chain >&2
+      rm -rf "$work"/chain-*
+    fi
+    # shellcheck disable=SC2016  # the last words are for the script that is written
+    {
+      printf 'wals=%s\n' "'$WALS'"
+      echo 'IFS=:'
+      echo 'for d in $wals; do [ ! -f "$d/$1" ] || exec cp "$d/$1" "$2"; done'
+      # What was being received when the server died.
+      echo 'for d in $wals; do [ ! -f "$d/$1.partial" ] || exec cp "$d/$1.partial" "$2"; done'
+      echo 'exit 1'
+    } >"$work/fetch-wal"
+    if [ "$(id -u)" = 0 ]; then chown "$server_user" "$work/fetch-wal"; fi
+    $as_server sh -c ': >"$1/recovery.signal"; rm -f "$1/standby.signal"' - "$target"
+    # What the WAL was written with must not be undercut, whatever file the settings stand in.
+    control() { $as_server pg_controldata -D "$target" | sed -n "s/^$1 setting: *//p"; }
+    connections=$(control max_connections) processes=$(control max_worker_processes) senders=$(control max_wal_senders)
+    prepared=$(control max_prepared_xacts) locks=$(control max_locks_per_xact)
+    set -- -c "restore_command=sh '$work/fetch-wal' %f %p" -c recovery_target_action=promote -c hot_standby=on \
+      -c recovery_target_timeline=latest -c "max_connections=$connections" -c "max_worker_processes=$processes" \
+      -c "max_wal_senders=$senders" -c "max_prepared_transactions=$prepared" -c "max_locks_per_transaction=$locks"
+    while IFS= read -r line; do
+      [ -z "$line" ] || set -- "$@" -c "$line"
+    done <<EOF
+$RECOVERY
+EOF
+    say "replaying WAL"
+    serve "$target" "$@"
+    case $target in
+      "$work"/*) ;;
+      *) say "writing everything to the disk"; $as_server initdb --sync-only -D "$target" >/dev/null ;;
+    esac
+    ;;
+  *)
+    echo "unknown: $1" >&2
+    exit 2
+    ;;
+esac

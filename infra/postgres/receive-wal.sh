@@ -1,0 +1,41 @@
+#!/bin/sh
+# Receives the WAL of a PostgreSQL server as it is written, for ever: pg_receivewal, started again whenever it ends.
+#
+# Reads WAL (the directory to write to), SLOT, PGHOST (the directory of the server's socket), PGPORT, PGUSER and RUN_AS.
+# Each server and timeline has a directory of its own, <system identifier>-<timeline>: the WAL of a database that was
+# restored to an earlier moment must never follow that of the one before. Runs as the server's user: segments that
+# the server cannot read are lost without a word when they are needed.
+set -u
+. "$(dirname "$0")/lib.sh"
+umask 077
+export PGAPPNAME=recoup PGCONNECT_TIMEOUT=5
+
+child=
+trap 'trap - TERM INT; [ -z "$child" ] || kill "$child" 2>/dev/null; wait; exit 0' TERM INT
+
+receive() {
+  who=$($as_server psql -XAtq -F- "dbname=postgres replication=database" -c IDENTIFY_SYSTEM) || return 1
+  directory=$WAL/$(echo "$who" | cut -d- -f1,2)
+  own "$directory" || return 1
+  $as_server pg_receivewal --no-password --slot="$SLOT" --create-slot --if-not-exists || return 1
+  echo "receiving into $directory"
+  # Written and reported at once: a server that waits for this one waits no longer than for its own disk.
+  $as_server pg_receivewal --no-loop --no-password --synchronous --slot="$SLOT" --directory="$directory" &
+  child=$!
+  wait "$child"
+}
+
+own "$WAL" || exit 1
+cd "$WAL" || exit 1
+pause=1
+while :; do
+  began=$(date +%s)
+  receive
+  child=
+  # One that worked for a while is tried again at once; one that keeps failing, ever less often.
+  if [ $(($(date +%s) - began)) -gt 10 ]; then pause=1; fi
+  echo "not receiving; trying again in $pause s"
+  sleep "$pause" &
+  wait $!
+  pause=$((pause < 8 ? pause * 2 : 8))
+done
