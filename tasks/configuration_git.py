@@ -17,6 +17,7 @@ from recoup.process import Command, Completed, run
 QUICK = timedelta(minutes=1)
 LONG = timedelta(minutes=30)
 CHANGED, UNTRACKED, DELETED = "differs from the commit", "not in the commit", "deleted, but in the commit"
+UNKNOWN = "could not be compared with the commit"
 
 
 @dataclass(frozen=True)
@@ -75,19 +76,24 @@ def control(root: Path) -> Control:
         return Control(none="no git repository")
     if shutil.which("git") is None:
         return Control(none="git is not installed on this machine")
-    head = _git(root, "rev-parse", "--verify", "--quiet", "HEAD^{commit}", check=False)
-    if head.returncode != 0:
-        return Control(none=f"git gives no commit: {head.stderr.strip()[-200:] or 'nothing was committed yet'}")
-    lines = _git(root, "ls-tree", "-r", "-z", "HEAD").stdout.split(b"\0")
-    tracked = dict(_tracked(line) for line in lines if line)
-    if not tracked:
-        return Control(none="no git repository")
-    return Control(
-        commit=head.text,
-        branch=_git(root, "symbolic-ref", "--quiet", "--short", "HEAD", check=False).text,
-        tags=tuple(_git(root, "tag", "--points-at", "HEAD").text.split()),
-        tracked=tracked,
-    )
+    try:
+        head = _git(root, "rev-parse", "--verify", "--quiet", "HEAD^{commit}", check=False)
+        if head.returncode != 0:
+            return Control(none=f"git gives no commit: {head.stderr.strip()[-200:] or 'nothing was committed yet'}")
+        lines = _git(root, "ls-tree", "-r", "-z", "HEAD").stdout.split(b"\0")
+        # A submodule is a commit of another repository: its files are in none of this one's.
+        tracked = dict(_tracked(line) for line in lines if line and not line.startswith(b"160000 "))
+        if not tracked:
+            return Control(none="no git repository")
+        return Control(
+            commit=head.text,
+            branch=_git(root, "symbolic-ref", "--quiet", "--short", "HEAD", check=False).text,
+            tags=tuple(_git(root, "tag", "--points-at", "HEAD").text.split()),
+            tracked=tracked,
+        )
+    except ProgramError as error:
+        # A damaged repository is the more reason to keep what is deployed.
+        return Control(none=f"git cannot read the repository: {error.what.splitlines()[-1][-200:]}")
 
 
 def differing(root: Path, known: Control, files: Mapping[str, str], executable: Mapping[str, bool]) -> dict[str, str]:
@@ -99,7 +105,11 @@ def differing(root: Path, known: Control, files: Mapping[str, str], executable: 
     if known.none:
         return dict.fromkeys(files, UNTRACKED)
     plain = [path for path, link in files.items() if not link and path in known.tracked]
-    hashed = _git(root, "hash-object", "--stdin-paths", stdin=b"".join(os.fsencode(p) + b"\n" for p in plain))
+    try:
+        hashed = _git(root, "hash-object", "--stdin-paths", stdin=b"".join(os.fsencode(p) + b"\n" for p in plain))
+    except ProgramError:
+        # One of the repository's filters is not installed here, for example.
+        return {path: UNTRACKED if path not in known.tracked else UNKNOWN for path in files}
     blobs = dict(zip(plain, hashed.text.split(), strict=True))
     for path, link in files.items():
         if link and path in known.tracked:

@@ -15,7 +15,7 @@ from recoup.plan import ConfigurationComponent
 
 Pattern = tuple[str, ...]
 NEW = ".recoup-new"
-_OURS = re.compile(rf"\.before-\d{{8}}T\d{{6}}Z$|{re.escape(NEW)}$")
+_OURS = re.compile(rf"\.before-\d{{8}}T\d{{6}}Z(\.\d+)?$|{re.escape(NEW)}$")
 _MAGIC = re.compile(r"[*?\[]")
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f]|^"')
 

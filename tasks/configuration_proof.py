@@ -110,8 +110,8 @@ class _Trial:
             mode = stat.S_IMODE(new.lstat().st_mode)
             if file.secret and not file.link:
                 # Another machine has another key for its fingerprints; there age's own seal is the proof.
-                mine = fingerprint(self.configuration.state, digest)
-                if self.index.fingerprints == key_id(self.configuration.state) and mine != file.digest:
+                state = self.configuration.state
+                if self.index.fingerprints == key_id(state) and fingerprint(state, digest) != file.digest:
                     return "opens to other bytes than were sealed"
         except (RecoupError, OSError) as error:
             return error.what if isinstance(error, RecoupError) else str(error.strerror)

@@ -14,6 +14,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import count
 from pathlib import Path
 
 from recoup.catalog import BackupSet, Repository, problems, sha256
@@ -179,8 +180,7 @@ def _swap(ready: _Ready, label: str) -> Path | None:
     kept: Path | None = None
     try:
         if label and os.path.lexists(ready.target):
-            kept = ready.target.with_name(f"{ready.target.name}.before-{label}")
-            _keep(ready.target, kept)
+            kept = _keep(ready.target, label)
         ready.new.rename(ready.target)
         fsync_directory(ready.target.parent)
     except OSError as error:
@@ -192,18 +192,24 @@ def _swap(ready: _Ready, label: str) -> Path | None:
     return kept
 
 
-def _keep(old: Path, kept: Path) -> None:
+def _keep(old: Path, label: str) -> Path:
+    found = old.lstat()
+    if found.st_nlink > 1:
+        # A run killed between keeping and replacing has kept this very file already.
+        for other in old.parent.iterdir():
+            if other.name.startswith(f"{old.name}.before-") and os.path.samestat(other.lstat(), found):
+                return other
+    names = (f"{old.name}.before-{label}{f'.{n}' if n else ''}" for n in count())
+    kept = next(path for name in names if not os.path.lexists(path := old.with_name(name)))
     try:
         os.link(old, kept, follow_symlinks=False)
-    except FileExistsError:
-        # A first attempt kept it already; that one is the older, and the one to keep.
-        return
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS):
             raise
         beside = kept.with_name(f".{kept.name}{NEW}")
         shutil.copy2(old, beside, follow_symlinks=False)
         beside.rename(kept)
+    return kept
 
 
 def _require_way(root: Path, files: list[FileState]) -> None:

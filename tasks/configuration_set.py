@@ -13,9 +13,9 @@ import secrets
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, Literal, cast
+from typing import Annotated, BinaryIO, Literal, cast
 
-from pydantic import ValidationError
+from pydantic import BeforeValidator, PlainSerializer, ValidationError
 
 from recoup.catalog import BackupSet, sha256
 from recoup.errors import PreconditionError, RecoveryError
@@ -27,6 +27,14 @@ BUNDLE = "repository.bundle"
 _KEY = "configuration.key"
 
 
+# In the index as people write it: "0640".
+Mode = Annotated[
+    int,
+    BeforeValidator(lambda value: int(value, 8) if isinstance(value, str) else value),
+    PlainSerializer(lambda value: f"{value:04o}", return_type=str, when_used="json"),
+]
+
+
 class FileState(Frozen):
     """One deployed file; ``mode`` its permission bits, ``link`` where a symbolic link points, ``drift`` how it differs.
 
@@ -34,7 +42,7 @@ class FileState(Frozen):
     """
 
     path: str
-    mode: int
+    mode: Mode
     modified_ns: int
     owner: str
     group: str
@@ -177,7 +185,9 @@ def fingerprint(state: Path, sha256: str) -> str:
 
 
 def key_id(state: Path) -> str:
-    """Give a name of this machine's key for fingerprints; it does not give the key away."""
+    """Give a name of this machine's key for fingerprints, which does not give it away; empty before it is made."""
+    if not (state / _KEY).exists():
+        return ""
     return hmac.new(fingerprint_key(state), b"name of this key", "sha256").hexdigest()[:16]
 
 

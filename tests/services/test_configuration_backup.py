@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import zlib
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from recoup.records import Outcome
 from recoup.sealing import new_key_pair
 from tasks.configuration import read_configuration
 from tasks.configuration_backup import take_configuration_backup
-from tasks.configuration_git import CHANGED, DELETED, UNTRACKED
+from tasks.configuration_git import CHANGED, DELETED, UNKNOWN, UNTRACKED
 from tests.configuration_checkout import PASSWORD, PRIVATE_KEY, Deployed, commit, deploy, git, write
 
 
@@ -225,6 +226,41 @@ def test_a_shallow_checkout_keeps_its_files_and_says_that_its_history_is_missing
     found = outcomes(deployed, taken.set_id)
     assert found["the commit can be checked out"] is Outcome.UNPROVEN
     assert found["the files come back"] is Outcome.PASSED
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_published(deployed: Deployed) -> None:
+    # The repository's own filter writes into the file that git is comparing.
+    write(deployed.root / ".gitattributes", "*.conf filter=busy\n")
+    git(deployed.root, "config", "filter.busy.clean", "echo '# more' >> nginx/nginx.conf; cat")
+    with pytest.raises(RecoveryError, match=r"nginx/nginx\.conf changed while being read"):
+        deployed.take()
+    assert not deployed.repository.sets("configuration")
+
+
+def test_a_filter_that_is_not_installed_hides_nothing(deployed: Deployed) -> None:
+    write(deployed.root / ".gitattributes", "*.conf filter=lost\n")
+    git(deployed.root, "config", "filter.lost.clean", "no-such-program")
+    git(deployed.root, "config", "filter.lost.required", "true")
+    assert read_configuration(deployed.configuration).drift["nginx/nginx.conf"] == UNKNOWN
+    assert deployed.take().published
+
+
+def test_a_damaged_repository_stops_no_backup(deployed: Deployed) -> None:
+    shutil.rmtree(deployed.root / ".git/objects")
+    taken = deployed.take()
+    assert taken.published
+    assert taken.commit == ""
+    assert any("git" in line and str(deployed.root) in line for line in configuration_drift(deployed.plan()))
+
+
+def test_a_commit_whose_history_is_damaged_keeps_its_files_and_says_so(deployed: Deployed) -> None:
+    write(deployed.root / "docker-compose.yml", "release 2\n")
+    commit(deployed.root, "release 2")
+    blob = git(deployed.root, "rev-parse", "HEAD~1:docker-compose.yml")
+    (deployed.root / ".git/objects" / blob[:2] / blob[2:]).unlink()
+    found = outcomes(deployed, deployed.take().set_id)
+    assert found["the files come back"] is Outcome.PASSED
+    assert found["the commit can be checked out"] is Outcome.UNPROVEN
 
 
 @pytest.mark.parametrize("path", ["../identity", "/etc/hostname", "nginx/../../identity"])

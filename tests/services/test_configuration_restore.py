@@ -238,6 +238,16 @@ def test_killed_half_way_each_file_is_old_or_new_and_the_next_run_finishes(deplo
     assert not list(deployed.root.rglob("*.recoup-new"))
 
 
+def test_a_file_killed_between_keeping_and_replacing_is_kept_once(deployed: Deployed) -> None:
+    deployed.take()
+    write(deployed.root / "docker-compose.yml", "old\n")
+    os.link(deployed.root / "docker-compose.yml", deployed.root / "docker-compose.yml.before-20261123T031200Z")
+    restored = deployed.restore()
+    assert restored.aside == ("docker-compose.yml.before-20261123T031200Z",)
+    assert (deployed.root / restored.aside[0]).read_text() == "old\n"
+    assert len([p for p in deployed.root.iterdir() if ".before-" in p.name]) == 1
+
+
 def test_two_restores_at_once_are_one_and_a_refusal(deployed: Deployed) -> None:
     from recoup.errors import BusyError
     from recoup.lease import lease

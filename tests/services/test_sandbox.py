@@ -83,7 +83,7 @@ def test_nothing_in_its_plan_leads_out_of_this_machine(sandbox: Sandbox) -> None
 def test_its_secrets_are_private_and_stand_in_no_argument_list(sandbox: Sandbox) -> None:
     place = sandbox.directory / "secrets"
     assert stat.S_IMODE(place.stat().st_mode) == 0o700
-    names = {"db_password", "redis_password", "jwt_secret", "smoke_user", "smoke_password"}
+    names = {"db_password", "redis_password", "jwt_secret", "smoke_user", "smoke_password", "configuration_identity"}
     assert {file.name for file in place.iterdir()} == names
     values = []
     for file in place.iterdir():
