@@ -114,14 +114,14 @@ def take_redis_backup(server: RedisServer, repository: Repository) -> RedisTaken
             next_step=f"see to the space and rights of {repository.root}, then back up again",
         ) from None
     repository.note_verified(one, Verification(at=now(), checks=(_restored(content),)))
-    keep = server.spec.backup.keep if server.spec.backup else 0
+    rule = server.spec.backup
     return RedisTaken(
         set_id=manifest.set_id,
         recovery_point=point,
         size=manifest.size,
         keys=sum(content.keys.values()),
         expiring=sum(content.expiring.values()),
-        pruned=repository.prune(server.spec.store, keep) if keep else (),
+        pruned=repository.prune(server.spec.store, rule) if rule else (),
     )
 
 

@@ -216,7 +216,7 @@ def _keep_what_is_in_memory(server: RedisServer) -> None:
     if answers(server).condition not in (Condition.HEALTHY, Condition.UNSAVED):
         return
     with server.asking("a snapshot of the data in use", state="nothing was changed") as link:
-        if any(link.keys().values()) and layout(link).mode is Mode.SNAPSHOT:
+        if any(link.keys().values()):
             note("saving the data in use before they are put aside")
             take_snapshot(link)
 

@@ -77,7 +77,7 @@ def check_rdb(server: RedisServer, program: Program, rdb: Path) -> None:
     if done.returncode != 0:
         lines = [line for line in done.text.splitlines() if "offset" in line or "While" in line or "ERROR" in line]
         said = "; ".join(lines[-3:]) or done.stderr.strip()[-300:]
-        raise RecoveryError(f"redis-check-rdb finds the copy damaged: {said}", state="nothing was published")
+        raise RecoveryError(f"redis-check-rdb finds the copy damaged: {said}")
 
 
 @contextmanager
