@@ -34,7 +34,8 @@ COMMANDS = {
     "plan": Entry("deployments.plan_commands", "Check, show and describe the plan."),
     "recover": Entry("deployments.run_commands", "Recover a component by the plan's procedure."),
     "drill": Entry("deployments.run_commands", "Drill a procedure on a sandbox that is really broken."),
-    "backup": Entry("deployments.backup_commands", "Take, list and verify backup sets."),
+    "backup": Entry("deployments.backup_commands", "Take, list, verify, copy, fetch and prune backup sets."),
+    "ready": Entry("deployments.ready_commands", "Say whether the backups would carry a recovery now."),
     "report": Entry("deployments.report_commands", "Show recovery records: the last, one, or all with compliance."),
     "serve": Entry("deployments.serve", "Serve the plan's procedures and schedules from a Prefect server."),
 }

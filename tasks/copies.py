@@ -26,7 +26,7 @@ from recoup.manifest import FileEntry, Manifest, Verification
 from recoup.plan import Copy, DirectoryCopy, Plan
 from recoup.records import Check, Frozen, Outcome, Subject, now
 from recoup.retention import Candidate
-from recoup.sealing import SUFFIX, decrypt_file
+from recoup.sealing import SUFFIX, decrypt_file, public_keys
 from tasks.objects import Bucket
 from tasks.places import Directory, Place
 from tasks.sending import PARALLEL, Sender, each
@@ -326,7 +326,8 @@ class CopyPlace:
 
 
 def _clear_of_other_recipients(spool: Path, recipients: tuple[str, ...]) -> None:
-    text = "\n".join(recipients)
+    # A reference names the same file when other keys stand in it.
+    text = "\n".join(public_keys(recipients)) if recipients else ""
     known = spool / "recipients"
     if not known.exists() or known.read_text(encoding="utf-8") != text:
         shutil.rmtree(spool, ignore_errors=True)

@@ -1,0 +1,158 @@
+"""Copies elsewhere: bring to each of the plan's copies what it lacks, and bring a set back from one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect import flow
+from pydantic import Field
+
+from flows.procedure import Steps, current_watcher
+from recoup.catalog import Repository
+from recoup.errors import PreconditionError, RecoupError, RecoveryError, first_line
+from recoup.plan import DirectoryCopy, Plan, load_plan
+from recoup.records import Frozen
+from recoup.retention import Decision, Rule
+from tasks.copies import CopiedSet, CopyPlace
+from tasks.copies_sync import Fetched, Synced, expiring, fetch_newest, rules, sync_copy
+
+
+class CopyBackups(Frozen):
+    """Which plan's copies to bring up to date."""
+
+    plan: Path = Field(description="The plan's YAML file, on the machine that holds the backup sets")
+
+
+class Copied(Frozen):
+    """What became of each copy; ``failed`` names those that could not be used, with the reason."""
+
+    synced: tuple[Synced, ...] = ()
+    failed: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        return not self.failed and not any(one.problems for one in self.synced)
+
+    def __str__(self) -> str:
+        lines = [*(str(one) for one in self.synced), *(f"{one}" for one in self.failed)]
+        return "\n".join(lines) or "the plan names no copies"
+
+
+@flow(name="copy-backups", log_prints=False)
+def copy_backups(request: CopyBackups) -> Copied:
+    """Bring every copy up to date; raises RecoveryError, when all were tried, if one could not be."""
+    made = run_copies(load_plan(request.plan))
+    require_complete(made)
+    return made
+
+
+def run_copies(plan: Plan) -> Copied:
+    """Bring every copy up to date, one after the other; one that fails does not hinder the next, nor raises."""
+    repository = Repository(plan.platform.repository)
+    steps = Steps(current_watcher())
+    series = rules(plan)
+    synced: list[Synced] = []
+    failed: list[str] = []
+    # Directories first: they fail at once, where a server that is away is waited for.
+    for spec in sorted(plan.platform.copies, key=lambda one: not isinstance(one, DirectoryCopy)):
+        copy = CopyPlace.open(spec, repository.root)
+        try:
+            synced.append(
+                steps.step(f"Copy to {spec.name}", sync_copy, repository, copy, series, name=f"copy-to-{spec.name}")
+            )
+        except RecoupError as error:
+            failed.append(f"{spec.name}: {first_line(error)}")
+    return Copied(synced=tuple(synced), failed=tuple(failed))
+
+
+def require_complete(made: Copied) -> None:
+    """Raise RecoveryError when a copy lacks something that it should have."""
+    if not made.complete:
+        wrong = [*made.failed, *(f"{s.copy_name}: {problem}" for s in made.synced for problem in s.problems)]
+        raise RecoveryError(
+            "not every copy is complete:\n" + "\n".join(f"  - {one}" for one in wrong),
+            state="the local sets are untouched, and so are the other copies",
+            next_step="mend what is named; the next run goes on where this one ended: recoup backup copy",
+        )
+
+
+def fetch_latest(plan: Plan, copy_name: str, series: str) -> Fetched:
+    """Bring the newest good set of a series from a copy into the local repository, which may be empty.
+
+    An empty ``copy_name``: from the first of the plan's copies that has one. Raises RecoveryError when none has.
+    """
+    repository = Repository(plan.platform.repository)
+    names = (copy_name,) if copy_name else tuple(spec.name for spec in plan.platform.copies)
+    if not names:
+        raise PreconditionError("the plan names no copies", next_step="add one to the plan (platform.copies)")
+    steps = Steps(current_watcher())
+    reasons: list[str] = []
+    for name in names:
+        copy = CopyPlace.of(plan, name)
+        title = f"Fetch the newest good set of {series} from {name}"
+        try:
+            return steps.step(title, fetch_newest, copy, series, repository, name=f"fetch-{series}-from-{name}")
+        except RecoupError as error:
+            reasons.append(f"{name}: {first_line(error)}")
+    raise RecoveryError(
+        f"no copy has a good set of {series}:\n" + "\n".join(f"  - {one}" for one in reasons),
+        state=f"no set was added to {repository.root}",
+        next_step="mend what is named, then: recoup backup fetch COPY SET",
+    )
+
+
+def fetch_set(plan: Plan, copy_name: str, set_id: str) -> Path:
+    """Bring one set from a copy into the local repository and give where it is."""
+    return CopyPlace.of(plan, copy_name).fetch(set_id, Repository(plan.platform.repository)).path
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What retention decided in one place, and what could not be done."""
+
+    where: str
+    decisions: tuple[Decision, ...]
+    failed: tuple[str, ...] = ()
+
+
+def prune_everywhere(plan: Plan, series: tuple[str, ...], *, dry_run: bool) -> Iterator[Pruned]:
+    """Apply the plan's retention to these series here and in every copy, or say what it would do."""
+    repository = Repository(plan.platform.repository)
+    known = {name: rule for name, rule in rules(plan).items() if name in series}
+    decisions: list[Decision] = []
+    for name, rule in known.items():
+        decisions += repository.decisions(name, rule)
+        if not dry_run:
+            repository.prune(name, rule)
+    yield Pruned(str(repository.root), tuple(decisions))
+    for spec in plan.platform.copies:
+        yield _prune_copy(CopyPlace.open(spec, repository.root), known, dry_run=dry_run)
+
+
+def sets_at(plan: Plan, copy_name: str, series: str) -> tuple[CopiedSet, ...]:
+    """Give the sets of a series in a copy, newest first."""
+    return CopyPlace.of(plan, copy_name).sets(series)
+
+
+def wrong_at(plan: Plan, copy_name: str, series: str, scratch: Path) -> Iterator[tuple[str, str]]:
+    """Fetch and open every set of a series in a copy, and give its id with what is wrong, empty when it is whole."""
+    copy = CopyPlace.of(plan, copy_name)
+    for one in copy.sets(series):
+        yield one.set_id, one.broken or copy.problems(one.set_id, scratch)
+
+
+def _prune_copy(copy: CopyPlace, known: Mapping[str, Rule], *, dry_run: bool) -> Pruned:
+    decisions: list[Decision] = []
+    failed: list[str] = []
+    try:
+        copy.place.check()
+        for name, rule in known.items():
+            decisions += expiring(copy, name, rule)
+        for one in decisions:
+            if not one.kept and not dry_run:
+                copy.remove(one.set_id)
+    except RecoupError as error:
+        failed.append(first_line(error))
+    return Pruned(f"{copy.name} ({copy.place.where})", tuple(decisions), tuple(failed))

@@ -1,0 +1,194 @@
+"""Keeps one copy in step with the local repository: what it lacks is brought there, what has expired is removed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+from recoup.catalog import BackupSet, Repository, as_candidate
+from recoup.errors import RecoupError, RecoveryError, first_line
+from recoup.manifest import BaseBackup
+from recoup.plan import (
+    ConfigurationComponent,
+    Plan,
+    PostgresComponent,
+    RedisComponent,
+)
+from recoup.records import BackupUse, Frozen, SkippedSet, now
+from recoup.retention import Candidate, Decision, Rule, decide
+from tasks.copies import CopiedSet, CopyPlace
+from tasks.step import note, step
+
+COPYING = timedelta(hours=24)
+# Another machine may be pushing to the same place; what has no list after this long is nobody's work any more.
+ABANDONED = timedelta(hours=24)
+BASE = "-base"
+
+
+class Synced(Frozen):
+    """What one run did to one copy; ``problems`` are of single sets, the others went through."""
+
+    copy_name: str
+    pushed: tuple[str, ...] = ()
+    size: int = 0
+    removed: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        said = f"{self.copy_name}: {len(self.pushed)} sets copied, {self.size / 1e6:.1f} MB"
+        said += f", {len(self.removed)} removed" if self.removed else ""
+        return said + "".join(f"\n  {problem}" for problem in self.problems)
+
+
+class Fetched(Frozen):
+    """The set that was brought from a copy, and those that were looked at and not used."""
+
+    copy_name: str
+    use: BackupUse
+
+    def __str__(self) -> str:
+        skipped = f", {len(self.use.skipped)} skipped" if self.use.skipped else ""
+        return f"{self.use.set_id} from {self.copy_name}{skipped}"
+
+
+def rules(plan: Plan) -> dict[str, Rule]:
+    """Give the rule of every series that the plan backs up, by its name (``database``, ``database-base``, …)."""
+    found: dict[str, Rule] = {}
+    for component in plan.components.values():
+        if isinstance(component, PostgresComponent | RedisComponent | ConfigurationComponent) and component.backup:
+            found[component.store] = component.backup
+        if isinstance(component, PostgresComponent) and component.continuous:
+            found[f"{component.store}{BASE}"] = component.continuous.base
+    return found
+
+
+@step(timeout=COPYING, retries=1)
+def sync_copy(repository: Repository, copy: CopyPlace, series: Mapping[str, Rule]) -> Synced:
+    """Bring every set the copy should have and lacks there, newest first, and remove what has expired.
+
+    One set that cannot be copied does not stop the others. Raises RecoupError when the place itself cannot be used.
+    """
+    copy.place.check()
+    pushed: list[str] = []
+    removed: list[str] = []
+    problems: list[str] = []
+    size = 0
+    for name, rule in series.items():
+        there = {one.set_id: one for one in copy.sets(name)}
+        for one in lacking(repository.sets(name), tuple(there.values()), rule, now()):
+            note(f"copying {one.set_id} to {copy.name}")
+            try:
+                size += copy.push(one).size
+                pushed.append(one.set_id)
+            except RecoupError as error:
+                problems.append(f"{one.set_id} was not copied: {first_line(error)}")
+        _note_tested(repository, copy, name, there, problems)
+        for decision in expiring(copy, name, rule):
+            if not decision.kept:
+                _remove(copy, decision.set_id, removed, problems)
+        for left in copy.leftovers(name):
+            if (repository.root / left).exists() or taken(left) > now() - ABANDONED:
+                continue
+            _remove(copy, left, removed, problems)
+    return Synced(
+        copy_name=copy.name, pushed=tuple(pushed), size=size, removed=tuple(removed), problems=tuple(problems)
+    )
+
+
+@step(timeout=COPYING)
+def fetch_newest(copy: CopyPlace, series: str, into: Repository) -> Fetched:
+    """Bring the newest good set of a series into a repository; one that is damaged is passed over for the next older.
+
+    Raises RecoveryError when the copy has none that can be used.
+    """
+    skipped: list[SkippedSet] = []
+    for one in copy.sets(series):
+        reason = one.broken
+        if not reason:
+            note(f"fetching {one.set_id} from {copy.name}")
+            try:
+                got = copy.fetch(one.set_id, into)
+            except RecoupError as error:
+                reason = first_line(error)
+            else:
+                use = BackupUse(set_id=got.set_id, recovery_point=got.recovery_point, skipped=tuple(skipped))
+                return Fetched(copy_name=copy.name, use=use)
+        skipped.append(SkippedSet(set_id=one.set_id, reason=reason))
+    why = "; ".join(f"{one.set_id}: {one.reason}" for one in skipped[:3]) or "it holds none"
+    raise RecoveryError(
+        f"{copy.name} ({copy.place.where}) has no good set of {series}: {why}",
+        state=f"no set was added to {into.root}",
+        next_step="try another copy, or mend what is named",
+    )
+
+
+def lacking(
+    here: tuple[BackupSet, ...], there: tuple[CopiedSet, ...], rule: Rule, at: datetime
+) -> tuple[BackupSet, ...]:
+    """Give the local sets to be copied: the newest and every proven one, and those they need, unless they would expire.
+
+    A set whose restore test failed is never copied. Newest first, but each after the set it needs.
+    """
+    whole = {one.set_id: one for one in here if one.manifest is not None and not one.broken}
+    usable = [one for one in whole.values() if one.verified is None or one.verified.passed]
+    wanted = {one.set_id: one for one in usable[:1] + [one for one in usable if one.verified is not None]}
+    have = {one.set_id for one in there if not one.broken}
+    known = {one.set_id: one.candidate for one in there if one.candidate is not None}
+    candidates: dict[str, Candidate] = {**known, **{name: as_candidate(one) for name, one in wanted.items()}}
+    kept = {one.set_id for one in decide(tuple(candidates.values()), rule, lambda _: True, at) if one.kept}
+    order: dict[str, BackupSet] = {}
+
+    def add(one: BackupSet) -> None:
+        holds = one.manifest.holds if one.manifest else None
+        parent = holds.parent if isinstance(holds, BaseBackup) else ""
+        if parent in whole and parent not in order:
+            add(whole[parent])
+        order[one.set_id] = one
+
+    for one in wanted.values():
+        if one.set_id in kept and one.set_id not in order:
+            add(one)
+    return tuple(one for one in order.values() if one.set_id not in have)
+
+
+def expiring(copy: CopyPlace, series: str, rule: Rule) -> tuple[Decision, ...]:
+    """Say of every set in a copy whether it is kept, and why; locks are asked for only where one would go."""
+    sets = {one.set_id: one for one in copy.sets(series)}
+    candidates = [one.candidate for one in sets.values() if one.candidate is not None]
+
+    def whole(set_id: str) -> bool:
+        return not sets[set_id].broken
+
+    first = decide(candidates, rule, whole, now())
+    going = {one.set_id for one in first if not one.kept}
+    locks = {set_id: copy.locked_until(set_id) for set_id in going}
+    if not any(locks.values()):
+        return first
+    locked = [Candidate(one.set_id, one.at, one.verified, one.needs, locks.get(one.set_id)) for one in candidates]
+    return decide(locked, rule, whole, now())
+
+
+def taken(set_id: str) -> datetime:
+    """Give the moment a set's name tells, to the second."""
+    return datetime.strptime(set_id[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+
+
+def _note_tested(
+    repository: Repository, copy: CopyPlace, series: str, there: Mapping[str, CopiedSet], problems: list[str]
+) -> None:
+    for one in repository.sets(series):
+        copied = there.get(one.set_id)
+        if copied is None or copied.verified:
+            continue
+        try:
+            copy.note_verified(one)
+        except RecoupError as error:
+            problems.append(f"the restore test of {one.set_id} was not noted: {first_line(error)}")
+
+
+def _remove(copy: CopyPlace, set_id: str, removed: list[str], problems: list[str]) -> None:
+    try:
+        copy.remove(set_id)
+        removed.append(set_id)
+    except RecoupError as error:
+        problems.append(f"{set_id} was not removed: {first_line(error)}")
