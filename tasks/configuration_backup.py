@@ -87,7 +87,7 @@ def take_configuration_backup(configuration: Configuration, repository: Reposito
             state="no set was published; the older ones are untouched",
             next_step=f"see to the space and rights of {repository.root}, then run it again",
         ) from None
-    pruned = repository.prune(spec.store, spec.backup.keep) if spec.backup else ()
+    pruned = repository.prune(spec.store, spec.backup) if spec.backup else ()
     return _taken(published, reading, published=True).model_copy(update={"pruned": pruned})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import zlib
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from flows.configuration import configuration_drift, run_configuration_backup
 from recoup.errors import PreconditionError, RecoveryError
 from recoup.manifest import ConfigurationTree
+from recoup.plan import BackupPolicy
 from recoup.records import Outcome
 from recoup.sealing import new_key_pair
 from tasks.configuration import read_configuration
@@ -352,3 +354,12 @@ def test_drift_is_told_until_it_is_committed_and_secrets_until_they_are_in_a_set
     assert configuration_drift(deployed.plan()) == ("nginx/nginx.conf: differs from the commit, in the newest set",)
     commit(deployed.root, "edited")
     assert configuration_drift(deployed.plan()) == ()
+
+
+def test_old_sets_go_by_the_plans_rule_and_the_newest_proven_one_stays(deployed: Deployed) -> None:
+    deployed.configuration = deployed.with_(backup=BackupPolicy(interval=timedelta(minutes=5), keep=2))
+    ids = []
+    for n in range(4):
+        write(deployed.root / "docker-compose.yml", f"release {n}\n")
+        ids.append(run_configuration_backup(deployed.plan()).set_id)
+    assert [one.set_id for one in deployed.repository.sets("configuration")] == ids[:1:-1]
