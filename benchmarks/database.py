@@ -26,7 +26,8 @@ from recoup.stacks import open_stack
 from tasks import sandbox
 from tasks.postgres import Server
 from tasks.postgres_backup import dump_command, take_database_backup
-from tasks.postgres_restore import RESTORE_OPTIONS, restore_beside, restore_command
+from tasks.postgres_load import RESTORE_OPTIONS, restore_command
+from tasks.postgres_restore import restore_beside
 
 LIMIT = timedelta(hours=2)
 TARGET = "benchmark_restored"

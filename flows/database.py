@@ -21,14 +21,13 @@ from recoup.records import BackupUse, Check, Frozen, Outcome, RecoveryRecord, Su
 from recoup.stacks import open_stack
 from tasks.postgres import Condition, Diagnosis, Server, crash_safe, diagnose_database, look, restart_database
 from tasks.postgres_compare import check_integrity
+from tasks.postgres_load import legacy_command, restore_command
 from tasks.postgres_restore import (
     Chosen,
     choose_backup,
     find_backup,
-    legacy_command,
     make_new_server,
     restore_beside,
-    restore_command,
     swap_databases,
 )
 from tasks.services import restart_services, services_of, start_services, stop_services

@@ -135,7 +135,7 @@ class Repository:
 
     def note_verified(self, one: BackupSet, found: Verification) -> None:
         """Write what a restore test of a set found beside its manifest, replacing the test before."""
-        new = one.path / f"{VERIFIED}.new"
+        new = one.path / f".{VERIFIED}.{uuid4().hex[:6]}"
         try:
             new.write_text(found.model_dump_json(indent=1), encoding="utf-8")
             _fsync(new)

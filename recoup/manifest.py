@@ -101,6 +101,7 @@ class BaseBackup(Frozen):
     timeline: int
     start_lsn: str
     stop_lsn: str
+    segment_size: int
     compression: str
     parent: str = ""
 
@@ -156,3 +157,8 @@ class Verification(Frozen):
     @property
     def passed(self) -> bool:
         return bool(self.checks) and all(check.outcome is Outcome.PASSED for check in self.checks)
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that failed; a test without any may still have some that could not be made."""
+        return tuple(check for check in self.checks if check.outcome is Outcome.FAILED)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,9 +20,18 @@ from recoup.errors import PreconditionError, ProgramError, RecoveryError, first_
 from recoup.manifest import DatabaseContent, DatabaseDump, Manifest, TableContent
 from recoup.records import Frozen, now
 from tasks.postgres import Condition, Connection, Server, answers, identity, server_now
-from tasks.postgres_content import best_hash, fingerprint, measure, relations, schema_lines, sequences, unsound
+from tasks.postgres_content import (
+    SCHEMA_FILE,
+    best_hash,
+    fingerprint,
+    measure,
+    relations,
+    schema_lines,
+    sequences,
+    unsound,
+)
 from tasks.postgres_shape import read_shape
-from tasks.step import note, step
+from tasks.step import note, step, telling
 
 DUMP = timedelta(hours=6)
 # Fastest first as measured; a server built without one says so before it touches anything.
@@ -45,9 +55,12 @@ class Taken(Frozen):
     tables: int
     compression: str
     pruned: tuple[str, ...] = ()
+    tested: str = ""
 
     def __str__(self) -> str:
-        return f"{self.set_id}: {self.tables} tables, {self.rows:,} rows, {self.size / 1e6:.1f} MB ({self.compression})"
+        size = f"{self.size / 1e6:.1f} MB ({self.compression})"
+        tested = f"; {self.tested}" if self.tested else ""
+        return f"{self.set_id}: {self.tables} tables, {self.rows:,} rows, {size}{tested}"
 
 
 class Ready(Frozen):
@@ -169,7 +182,7 @@ def _dump(server: Server, staged: Path) -> tuple[datetime, DatabaseDump]:
             compression = _dump_parallel(server, staged, snapshot.name)
             roles.result()
             measured = contents.result()
-    (staged / "schema.txt").write_text("\n".join(lines), encoding="utf-8")
+    (staged / SCHEMA_FILE).write_text("\n".join(lines), encoding="utf-8")
     return snapshot.taken, DatabaseDump(
         database=server.spec.database,
         server_version=version,
@@ -201,10 +214,7 @@ def _measure_all(server: Server, snapshot: Snapshot, tables: list[str]) -> tuple
 
 def _dump_parallel(server: Server, staged: Path, snapshot: str) -> str:
     target = staged / "dump"
-    stop = threading.Event()
-    teller = threading.Thread(target=_tell_size, args=(target, stop), daemon=True)
-    teller.start()
-    try:
+    with telling(_size(target)):
         for compression in COMPRESSIONS:
             try:
                 server.tool(dump_command(server, target, snapshot, compression), timeout=DUMP, mounts=[staged])
@@ -216,18 +226,17 @@ def _dump_parallel(server: Server, staged: Path, snapshot: str) -> str:
                         state="no set was published; the older ones are untouched",
                         next_step="mend what pg_dump names, then run: recoup backup now",
                     ) from None
-    finally:
-        stop.set()
     raise AssertionError("unreachable")
 
 
-def _tell_size(target: Path, stop: threading.Event) -> None:
-    last = 0
-    while not stop.wait(1.0):
-        with_sizes = [entry.stat().st_size for entry in os.scandir(target)] if target.is_dir() else []
-        size = sum(with_sizes)
-        note(f"dumped {size / 1e6:.0f} MB ({(size - last) / 1e6:.0f} MB/s)")
-        last = size
+def _size(target: Path) -> Callable[[], str]:
+    began = time.monotonic()
+
+    def look() -> str:
+        size = sum(entry.stat().st_size for entry in os.scandir(target)) if target.is_dir() else 0
+        return f"dumped {size / 1e6:.0f} MB ({size / 1e6 / (time.monotonic() - began):.0f} MB/s)"
+
+    return look
 
 
 def _globals(server: Server, target: Path) -> None:

@@ -5,13 +5,14 @@ The shell scripts they run by are in infra/postgres; they also tell what each of
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +24,7 @@ from tasks.postgres import BESIDE, Server
 from tasks.step import note
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "infra" / "postgres"
+_PLACE = "recoup-s-"
 STARTED = timedelta(seconds=90)
 # sun_path holds 108 bytes with its final zero.
 _SOCKET_PATH_MAX = 107 - len(f"/s/.s.PGSQL.{BESIDE}")
@@ -52,10 +54,13 @@ class Place:
 
 @contextmanager
 def place_in(scratch: Path) -> Iterator[Place]:
-    """Give an empty place below ``scratch``, removed afterwards."""
+    """Give an empty place below ``scratch``, removed afterwards; those of killed runs are removed first."""
     try:
-        scratch.mkdir(parents=True, exist_ok=True)
-        root = Path(tempfile.mkdtemp(prefix="recoup-", dir=scratch))
+        if not scratch.is_dir():
+            scratch.mkdir(parents=True, exist_ok=True)
+            scratch.chmod(0o755)
+        _sweep(scratch)
+        root, held = _claim(scratch)
     except OSError as error:
         raise PreconditionError(
             f"no directory can be made in {scratch}: {error.strerror}",
@@ -74,6 +79,31 @@ def place_in(scratch: Path) -> Iterator[Place]:
         yield Place(root)
     finally:
         shutil.rmtree(root, ignore_errors=True)
+        os.close(held)
+
+
+def _claim(scratch: Path) -> tuple[Path, int]:
+    """Make a place and hold its lock, which the kernel takes back from a dead process; gives both."""
+    while True:
+        root = Path(tempfile.mkdtemp(prefix=_PLACE, dir=scratch))
+        held = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(held, fcntl.LOCK_EX)
+        if root.exists():
+            return root, held
+        # Another run took it for a dead one's, in the moment before it was locked.
+        os.close(held)
+
+
+def _sweep(scratch: Path) -> None:
+    for place in scratch.glob(f"{_PLACE}*"):
+        with suppress(OSError):
+            held = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(held).st_uid == os.geteuid():
+                    shutil.rmtree(place, ignore_errors=True)
+            finally:
+                os.close(held)
 
 
 @contextmanager
@@ -129,9 +159,7 @@ def running(
         raise _ended(failed)
 
 
-def _wait(
-    beside: Server, place: Place, runner: threading.Thread, failed: list[RecoupError], ready: timedelta
-) -> None:
+def _wait(beside: Server, place: Place, runner: threading.Thread, failed: list[RecoupError], ready: timedelta) -> None:
     until = time.monotonic() + ready.total_seconds()
     said = refused = ""
     while True:

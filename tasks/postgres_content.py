@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import psycopg
 from psycopg import sql
@@ -12,6 +12,8 @@ from psycopg import sql
 from recoup.errors import first_line
 from recoup.manifest import Hashed, SequenceValue, TableContent
 
+# The schema's lines, beside the dump in a set.
+SCHEMA_FILE = "schema.txt"
 Connection = psycopg.Connection[tuple[object, ...]]
 
 _USER_SCHEMA = "n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'"
@@ -111,6 +113,8 @@ SELECT bool_and(n.nspname = 'pg_catalog' AND t.typname = ANY(%(safe)s) AND coale
 # An expression that went through a dump is parsed anew and printed with its casts in other places: a varchar column's
 # ``IN ('a', 'b')`` is the common one. Casts and parentheses of such lines are therefore not compared.
 _REPARSED = ("constraint ", "index ", "view ", "trigger ", "column ")
+_PORTABLE = ("relation ", "column ", "constraint ", "index ", "trigger ", "type ", "policy ", "grant ", "extension ")
+_OF_SOME_VERSIONS = re.compile(r"^constraint .* NOT NULL \S+$|^grant .* MAINTAIN \w+ to ")
 _NAME = r'(?:"(?:[^"]|"")+"|\w+)'
 _CAST = re.compile(
     rf"::{_NAME}(?:\.{_NAME})?(?: varying| precision)?(?:\(\d+(?:,\d+)?\))?(?: with(?:out)? time zone)?(?:\[\])*"
@@ -133,6 +137,16 @@ def fingerprint(lines: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(sorted(map(_as_any_parse_prints_it, lines))).encode()).hexdigest()
 
 
+def portable(lines: Iterable[str]) -> frozenset[str]:
+    """Give those schema lines that two major versions print alike, for a comparison across them.
+
+    Left out are the bodies of views and functions (16 qualifies columns otherwise than 15), the privilege MAINTAIN
+    (new in 17), and the NOT NULL constraints that 18 gives a name: each column's line says as much.
+    """
+    kept = (line for line in lines if line.startswith(_PORTABLE))
+    return frozenset(_as_any_parse_prints_it(line) for line in kept if not _OF_SOME_VERSIONS.search(line))
+
+
 def _as_any_parse_prints_it(line: str) -> str:
     if not line.startswith(_REPARSED):
         return line
@@ -146,13 +160,21 @@ def unsound(connection: Connection) -> tuple[str, ...]:
     return tuple(str(row[0]) for row in connection.execute(_UNSOUND).fetchall())
 
 
+def hashes_values(connection: Connection) -> bool:
+    """Say whether the server can hash a row's values; such a hash is the same in all versions that can.
+
+    Hash indexes are carried over to a new major version as they are, so the functions behind them may not change.
+    """
+    return connection.info.server_version >= 140000
+
+
 def best_hash(connection: Connection, table: str) -> Hashed:
     """Say what of a table's rows is best hashed: their values, which takes less than half the time, where that is safe.
 
     Safe are types whose hash depends on nothing but the value and tells all values apart that the type's own ``=``
     does; an enum's depends on its oid, an array's not on its bounds, an interval's "=" takes 24 hours for a day.
     """
-    if connection.info.server_version < 140000:
+    if not hashes_values(connection):
         return "text"
     row = connection.execute(_TYPES, {"table": table, "safe": list(_SAFE_TYPES)}).fetchone()
     return "values" if row and row[0] else "text"
@@ -161,8 +183,8 @@ def best_hash(connection: Connection, table: str) -> Hashed:
 def measure(connection: Connection, table: str, hashed: Hashed = "text") -> TableContent:
     """Read a table to its end and give its rows and a digest that does not depend on their order.
 
-    The digest is the sum of a 64-bit hash of each row: it is comparable between servers of one major version
-    whose text settings are those that ``Server.connect`` sets.
+    The digest is the sum of a 64-bit hash of each row: it is comparable between servers whose text settings are those
+    that ``Server.connect`` sets.
     """
     # The star makes it the row even where a column bears the alias's name.
     query = sql.SQL("SELECT count(*), coalesce(sum({}), 0)::text FROM ONLY {} recoup_row_").format(

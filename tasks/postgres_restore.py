@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import os
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -14,7 +11,6 @@ from psycopg import sql
 
 from recoup.catalog import BackupSet, Repository, problems
 from recoup.errors import PreconditionError, ProgramError, RecoupError, RecoveryError, first_line
-from recoup.manifest import DatabaseShape
 from recoup.records import Check, Frozen, Outcome, SkippedSet
 from tasks.postgres import (
     RESTORED,
@@ -26,16 +22,9 @@ from tasks.postgres import (
     quoted,
     wait_until_it_answers,
 )
-from tasks.postgres_compare import compare
-from tasks.postgres_shape import make_database
+from tasks.postgres_load import RESTORE, restore_into
 from tasks.step import note, step
 
-RESTORE = timedelta(hours=8)
-RESTORE_OPTIONS = (
-    "-c maintenance_work_mem=512MB -c synchronous_commit=off "
-    # What the database is set to for its users must not hinder its own restore.
-    "-c default_transaction_read_only=off -c statement_timeout=0 -c lock_timeout=0"
-)
 _COMPLETE = b"-- PostgreSQL database dump complete"
 
 
@@ -46,6 +35,7 @@ class Chosen(Frozen):
     recovery_point: datetime | None
     legacy: bool
     skipped: tuple[SkippedSet, ...] = ()
+    tested: str = ""
 
     def __str__(self) -> str:
         skipped = (
@@ -53,7 +43,7 @@ class Chosen(Frozen):
             if self.skipped
             else ""
         )
-        return f"{self.set_id}{skipped}"
+        return self.set_id + (f", {self.tested}" if self.tested else "") + skipped
 
 
 class Made(Frozen):
@@ -94,20 +84,22 @@ def find_backup(server: Server, repository: Repository, wanted: str) -> Chosen:
     """Give the newest set that is whole (``latest``), or the named one; raises RecoveryError when there is none.
 
     A set is whole when every file has its sha256, for ``pg_restore --list`` read the dump before it was published; a
-    dump of the written plan's script when its gzip ends well and the dump's own closing line stands in it.
+    dump of the written plan's script when its gzip ends well and the dump's own closing line stands in it. One that
+    failed its last restore test is taken only by its name.
     """
     known = repository.sets(server.spec.store)
     candidates = known if wanted == "latest" else (repository.get(server.spec.store, wanted),)
     skipped: list[SkippedSet] = []
     for one in candidates:
         note(f"verifying {one.set_id}")
-        wrong = _wrong(server, one)
+        wrong = _wrong(one) or (_failed_test(one) if wanted == "latest" else "")
         if not wrong:
             return Chosen(
                 set_id=one.set_id,
                 recovery_point=one.recovery_point,
                 legacy=one.manifest is None,
                 skipped=tuple(skipped),
+                tested=_tested(one),
             )
         skipped.append(SkippedSet(set_id=one.set_id, reason=wrong))
     looked = "; ".join(f"{s.set_id}: {s.reason}" for s in skipped) or "there is no set at all"
@@ -144,18 +136,12 @@ def restore_beside(server: Server, repository: Repository, set_id: str, target: 
     """
     one = repository.get(server.spec.store, set_id)
     try:
-        _create(server, one, target)
-        _load(server, one, target)
-        # Neither waits for the other: beside a small comparison, most of this is a program's start.
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            statistics = pool.submit(_collect_statistics, server, target)
-            checks = compare(server, one, target)
-            statistics.result()
+        checks = restore_into(server, one, target)
     except (ProgramError, psycopg.Error, OSError) as error:
         what = error.what if isinstance(error, ProgramError) else first_line(error)
         removed = _drop(server, target)
         raise RecoveryError(
-            f"the restore of {set_id} failed: {what}",
+            f"the restore of {set_id} failed: {what}{_newer(server, one)}",
             state="the old database is untouched; "
             + ("the half-made one was removed" if removed else f"{target} is half-made"),
             next_step="mend what is named (space on the database's disk? version?), then run the recovery again",
@@ -204,31 +190,6 @@ def swap_databases(server: Server, set_id: str, target: str, kept: str) -> Swapp
         ) from None
 
 
-def restore_command(server: Server, one: BackupSet, target: str) -> tuple[str, ...]:
-    """Give the argv of the parallel restore of a set's dump into a database."""
-    return (
-        "pg_restore",
-        f"--jobs={server.spec.backup.jobs}",
-        "--exit-on-error",
-        "--no-password",
-        f"--dbname={target}",
-        str(one.path / "dump"),
-    )
-
-
-def legacy_command(target: str) -> tuple[str, ...]:
-    """Give the argv that loads a plain SQL dump from its input: the first error ends it and nothing of it stays."""
-    return (
-        "psql",
-        "--no-psqlrc",
-        "--quiet",
-        "--no-password",
-        "--set=ON_ERROR_STOP=1",
-        "--single-transaction",
-        f"--dbname={target}",
-    )
-
-
 def _mark(set_id: str, target: str) -> str:
     return f"{RESTORED}{set_id} as {target}"
 
@@ -241,14 +202,42 @@ def _nothing_to_swap(live: str, target: str) -> RecoveryError:
     )
 
 
-def _wrong(server: Server, one: BackupSet) -> str:
+def _wrong(one: BackupSet) -> str:
     if one.broken:
         return one.broken
     if one.manifest is None:
         return _legacy_wrong(one.path)
-    if found := problems(one):
-        return found
-    return ""
+    return problems(one)
+
+
+def _failed_test(one: BackupSet) -> str:
+    failed = one.verified.failed if one.verified else ()
+    return f"its restore test failed: {'; '.join(f'{c.name}: {c.seen}' for c in failed[:3])}" if failed else ""
+
+
+def _tested(one: BackupSet) -> str:
+    if one.verified is None:
+        return "not verified by a restore test yet"
+    if failed := _failed_test(one):
+        return f"although {failed}"
+    at = f"{one.verified.at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    if one.verified.passed:
+        return f"verified {at}"
+    unproven = ", ".join(check.name for check in one.verified.checks if check.outcome is Outcome.UNPROVEN)
+    return f"tested {at}, unproven: {unproven}"
+
+
+def _newer(server: Server, one: BackupSet) -> str:
+    """Say so when a set is of a newer major version than the server: that explains most of what pg_restore says."""
+    if one.dump is None:
+        return ""
+    try:
+        with server.connect(server.spec.maintenance_database) as connection:
+            major = connection.info.server_version // 10000
+    except (psycopg.Error, PreconditionError):
+        return ""
+    taken = one.dump.server_version // 10000
+    return f" (the set is of PostgreSQL {taken}, the server of {major}: an older one)" if taken > major else ""
 
 
 def _legacy_wrong(path: Path) -> str:
@@ -269,61 +258,6 @@ def _last_words(server: Server) -> str:
         return f"(cannot be read: {error.what})"
 
 
-def _create(server: Server, one: BackupSet, target: str) -> None:
-    if one.dump is not None:
-        _apply_globals(server, one, one.dump.shape)
-    with server.connect(server.spec.maintenance_database) as connection:
-        make_database(connection, target, one.dump.shape if one.dump else None)
-
-
-def _apply_globals(server: Server, one: BackupSet, shape: DatabaseShape) -> None:
-    with server.connect(server.spec.maintenance_database) as connection:
-        there = {str(row[0]) for row in connection.execute("SELECT rolname FROM pg_roles").fetchall()}
-    absent = set(shape.roles) - there
-    if not absent:
-        return
-    note(f"restoring roles: {', '.join(sorted(absent))}")
-    with (one.path / "globals.sql").open("rb") as file:
-        # Roles that are there already answer with an error each; what counts is looked at next.
-        server.tool(
-            ("psql", "--no-psqlrc", "--quiet", "--no-password", f"--dbname={server.spec.maintenance_database}"),
-            timeout=timedelta(minutes=5),
-            stdin=file,
-            check=False,
-        )
-    with server.connect(server.spec.maintenance_database) as connection:
-        there = {str(row[0]) for row in connection.execute("SELECT rolname FROM pg_roles").fetchall()}
-    if still := set(shape.roles) - there:
-        raise OSError(0, f"roles could not be restored: {', '.join(sorted(still))}", None)
-
-
-def _load(server: Server, one: BackupSet, target: str) -> None:
-    if one.manifest is None or one.dump is None:
-        note("loading the plain dump in one transaction")
-        with gzip.open(one.path) as file:
-            _stream(server, file, target)
-    else:
-        note(f"restoring {one.manifest.size / 1e6:.0f} MB, {one.dump.content.rows:,} rows, in parallel")
-        server.tool(
-            restore_command(server, one, target),
-            timeout=RESTORE,
-            mounts=[one.path],
-            options=RESTORE_OPTIONS,
-        )
-    with server.connect(server.spec.maintenance_database) as connection:
-        # The log is flushed in order: this commit puts the asynchronous ones before it on the disk for certain. Local,
-        # for a synchronous standby that the server is told to wait for may be gone as well. A commit that wrote nothing
-        # would flush nothing: the message is a log record and changes no data.
-        connection.execute("SET synchronous_commit = local")
-        connection.execute("SELECT pg_logical_emit_message(true, 'recoup', 'restored')")
-
-
-def _collect_statistics(server: Server, target: str) -> None:
-    server.tool(
-        ("vacuumdb", "--analyze-only", "--jobs=2", "--quiet", "--no-password", f"--dbname={target}"), timeout=RESTORE
-    )
-
-
 def _end_sessions(connection: Connection, databases: tuple[str, ...]) -> None:
     connection.execute(
         "SELECT pg_terminate_backend(pid, 2000) FROM pg_stat_activity "
@@ -339,27 +273,3 @@ def _drop(server: Server, target: str) -> bool:
     except (psycopg.Error, PreconditionError):
         return False
     return True
-
-
-def _stream(server: Server, file: gzip.GzipFile, target: str) -> None:
-    """Decompress through a pipe into psql, so that a dump of any size needs no room."""
-    reader, writer = os.pipe()
-    failures: list[str] = []
-
-    def pump() -> None:
-        with os.fdopen(writer, "wb") as sink:
-            try:
-                while block := file.read(1 << 20):
-                    sink.write(block)
-            except BrokenPipeError:
-                return
-            except (OSError, EOFError) as error:
-                failures.append(str(error))
-
-    pumping = threading.Thread(target=pump, daemon=True)
-    pumping.start()
-    with os.fdopen(reader, "rb") as source:
-        server.tool(legacy_command(target), timeout=RESTORE, stdin=source)
-    pumping.join()
-    if failures:
-        raise OSError(failures[0])

@@ -6,9 +6,11 @@ The same task object runs through Prefect when a flow run is under way, and dire
 from __future__ import annotations
 
 import random
+import threading
 import time
-from collections.abc import Callable
-from contextvars import ContextVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import wraps
@@ -44,6 +46,26 @@ def note(text: str) -> None:
     """Tell whoever watches what the running step is doing now."""
     if watched := _watched.get():
         watched.watcher.note(text)
+
+
+@contextmanager
+def telling(look: Callable[[], str], *, every: timedelta = timedelta(seconds=1)) -> Iterator[None]:
+    """Tell whoever watches, while the block runs, what ``look`` gives now and then; nothing where it gives nothing."""
+    stop = threading.Event()
+
+    def tell() -> None:
+        while not stop.wait(every.total_seconds()):
+            if (text := look()) and not stop.is_set():
+                note(text)
+
+    # A thread of its own does not know who watches unless it is given the context of this one.
+    teller = threading.Thread(target=copy_context().run, args=(tell,), name="telling", daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        teller.join()
 
 
 def step(
