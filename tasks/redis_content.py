@@ -23,7 +23,8 @@ from tasks.step import note
 
 CONTENT = "content.json"
 SAMPLE = 64
-_PAGE, _BATCH, _TIMED = 1000, 100, 20
+_PAGE, _BATCH, _TIMED = 2000, 100, 20
+_KINDS = ("string", "hash", "list", "set", "zset", "stream")
 _WHOLE = 1 << 256
 # RDB version and CRC-64 at the end of what DUMP gives.
 _DUMP_TAIL = 10
@@ -98,18 +99,17 @@ def measure(link: Link) -> Content:
     for database, line in ((int(n[2:]), v) for n, v in link.info("keyspace").items()):
         link.ask("SELECT", database)
         stated = dict(part.split("=") for part in line.split(","))
-        reader = _Reader(link, known, fields_expire=stated.get("subexpiry", "0") != "0")
+        reader = _Reader(link, known, stated["expires"] != "0", stated.get("subexpiry", "0") != "0")
         seen: set[int] = set()
-        for page in _pages(link, seen):
-            for key, expires, terms in reader.read(database, page):
+        for kind, page in _pages(link, seen):
+            for key, expires, terms in reader.read(database, kind, page):
                 for position, (term, at) in enumerate(terms):
                     found.add(database, term, at, keys=0 if position else 1)
-                rank = _digest(b"sample", str(database).encode(), key)
-                entry = (-rank, Sampled(database=database, key=key.hex(), expires=expires))
-                if len(sample) < SAMPLE:
-                    heapq.heappush(sample, entry)
-                elif -sample[0][0] > rank:
-                    heapq.heapreplace(sample, entry)
+                # The smallest of evenly spread numbers are a sample that nobody chose.
+                rank = -terms[0][0]
+                if len(sample) < SAMPLE or rank > sample[0][0]:
+                    entry = (rank, Sampled(database=database, key=key.hex(), expires=expires))
+                    (heapq.heappush if len(sample) < SAMPLE else heapq.heapreplace)(sample, entry)
             note(f"read {len(seen):,} keys of database {database}")
     if known >= (7,):
         for library in items(link.ask("FUNCTION", "LIST", "WITHCODE")):
@@ -153,25 +153,30 @@ def expected_keys(expected: RedisSnapshot, detail: Detail, second: int) -> int:
 class _Reader:
     """Reads the values of one database, a batch at a time."""
 
-    def __init__(self, link: Link, known: tuple[int, ...], *, fields_expire: bool) -> None:
+    def __init__(self, link: Link, known: tuple[int, ...], keys_expire: bool, fields_expire: bool) -> None:
         self._link = link
         self._known = known
+        self._keys_expire = keys_expire
         self._fields_expire = fields_expire
 
-    def read(self, database: int, keys: Sequence[bytes]) -> Iterator[tuple[bytes, int, list[tuple[int, int]]]]:
+    def read(
+        self, database: int, kind: str, keys: Sequence[bytes]
+    ) -> Iterator[tuple[bytes, int, list[tuple[int, int]]]]:
         """Give for each key that is still there its expiry and its terms, each with the millisecond it expires."""
         for start in range(0, len(keys), _BATCH):
             batch = keys[start : start + _BATCH]
-            types = [text(answer) for answer in self._link.ask_all([("TYPE", key) for key in batch])]
-            values = self._link.ask_all([_reading(kind, key) for kind, key in zip(types, batch, strict=True)])
+            if kind == "string":
+                values = items(self._link.ask("MGET", *batch))
+            else:
+                values = self._link.ask_all([_reading(kind, key) for key in batch])
             # After the value: a key that expires between the two is known by it and left out.
-            times = self._expiries(batch)
-            for key, kind, value, expires in zip(batch, types, values, times, strict=True):
-                if expires == -2:
+            times = self._expiries(batch) if self._keys_expire else [-1] * len(batch)
+            for key, value, expires in zip(batch, values, times, strict=True):
+                if expires == -2 or value is None:
                     continue
-                if isinstance(value, redis.ResponseError):
-                    raise value
-                yield key, max(expires, 0), self._terms(database, key, kind, value, max(expires, 0))
+                terms = self._terms(database, key, kind, value, max(expires, 0))
+                if terms:
+                    yield key, max(expires, 0), terms
 
     def _terms(self, database: int, key: bytes, kind: str, value: object, expires: int) -> list[tuple[int, int]]:
         head = (str(database).encode(), key, kind.encode(), str(expires).encode())
@@ -203,6 +208,9 @@ class _Reader:
             times = {name: number(at) for name, at in zip(pairs, answer, strict=True)}
             own = {name: at for name, at in times.items() if at > 0}
             pairs = {name: value for name, value in pairs.items() if times[name] != -2}
+        if not pairs:
+            # Its last field has expired, and the server has not come round to removing it.
+            return []
         lasting = [part for name in sorted(pairs.keys() - own.keys()) for part in (name, pairs[name])]
         # A hash is gone with the last of its fields, and they are gone with it.
         end = expires or (0 if lasting else max(own.values(), default=0))
@@ -240,18 +248,29 @@ class _Reader:
         return [expires for key in keys for expires in self._by_rest([key])]
 
 
-def _pages(link: Link, seen: set[int]) -> Iterator[list[bytes]]:
+def _pages(link: Link, seen: set[int]) -> Iterator[tuple[str, list[bytes]]]:
+    """Give the keys of a database by their type, page by page, each once."""
+    for kind in _KINDS:
+        for page in _scan(link, seen, "TYPE", kind):
+            yield kind, page
+    if number(link.ask("DBSIZE")) != len(seen):
+        # Of a type that only a module knows, or expired in the meantime.
+        for page in _scan(link, seen):
+            for key, found in zip(page, link.ask_all([("TYPE", key) for key in page]), strict=True):
+                yield text(found), [key]
+
+
+def _scan(link: Link, seen: set[int], *only: str) -> Iterator[list[bytes]]:
     cursor = b"0"
     while True:
-        answer = items(link.ask("SCAN", cursor, "COUNT", _PAGE))
-        # While a table is resized SCAN may give a key twice.
+        answer = items(link.ask("SCAN", cursor, "COUNT", _PAGE, *only))
         page = []
-        for key in items(answer[1]):
-            name = blob(key)
+        for name in items(answer[1]):
+            # While a table is resized SCAN may give a key twice.
             mark = hash(name)
             if mark not in seen:
                 seen.add(mark)
-                page.append(name)
+                page.append(blob(name))
         yield page
         cursor = blob(answer[0])
         if cursor == b"0":
@@ -260,8 +279,6 @@ def _pages(link: Link, seen: set[int]) -> Iterator[list[bytes]]:
 
 def _reading(kind: str, key: bytes) -> tuple[Word, ...]:
     match kind:
-        case "string":
-            return ("GET", key)
         case "list":
             return ("LRANGE", key, 0, -1)
         case "set":
