@@ -18,6 +18,7 @@ from tasks.redis_backup import take_redis_backup
 from tasks.redis_restore import compare_with, find_redis_backup, restore_redis
 from tasks.redis_server import Mode, RedisServer
 from tests.docker.conftest import Sandbox
+from tests.redis_scratch import APPEND, scratch
 from tests.stack_behaviour import REDIS, SOON, eventually
 
 PLAN = Path(__file__).resolve().parents[2] / "infra" / "plan.yaml"
@@ -120,6 +121,29 @@ def test_the_naive_way_restores_nothing_and_says_nothing(whole: ComposeStack, pl
     assert Outcome.FAILED in {check.outcome for check in compare_with(server, one)}
     restore_redis.fn(server, repository, taken.set_id, "trap")
     assert cli(whole, "get", "a") == "1"
+
+
+def test_a_set_of_version_6_is_the_same_in_version_8(whole: ComposeStack, plan: Plan, tmp_path: Path) -> None:
+    with scratch(tmp_path / "six", *APPEND) as six:
+        with six.client() as client:
+            client.mset({f"key:{n}": f"value {n}" for n in range(500)})
+            client.set(b"\x00binary\xff", bytes(range(256)))
+            client.rpush("list", *range(1000))
+            client.sadd("numbers", *range(600))
+            client.sadd("words", "x", b"\xff")
+            client.zadd("zset", {f"member {n}": n / 7 for n in range(300)})
+            client.zadd("few", {"a": float("inf"), "b": 3e-300, "c": -0.1})
+            client.hset("hash", mapping={f"field {n}": n for n in range(1000)})
+            client.set("session", "s", pxat=int(FAR))
+            client.xadd("stream", {"f": "v"}, id="1-1")
+            client.xadd("stream", {"f": "v", "g": "w"}, id="2-1")
+            client.xgroup_create("stream", "group", "0")
+            client.xreadgroup("group", "me", {"stream": ">"}, count=1)
+        taken = take_redis_backup.fn(six.server, six.repository)
+        server = RedisServer.of(plan, whole, None)
+        restored = restore_redis.fn(server, six.repository, taken.set_id, "newer")
+    assert [check.outcome for check in restored.checks] == [Outcome.PASSED] * 3
+    assert cli(whole, "dbsize") == str(taken.keys)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 import redis
+import typer
+from typer.testing import CliRunner
 
+from deployments.redis_commands import back_up_redis_command, recover_redis_command
 from flows.database import When
 from flows.procedure import watched_by
 from flows.redis_store import RedisRecovery, preview, recover_redis, run_redis_backup, run_redis_recovery
@@ -247,6 +250,28 @@ def test_a_preview_changes_nothing(platform: Platform) -> None:
     assert any("use backup set" in line for line in lines)
     assert platform.client().info("server")["process_id"] == process
     assert platform.client().dbsize() == 0
+
+
+def test_the_command_looks_first_then_recovers_and_its_exit_code_says_so(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = typer.Typer()
+    app.command("recover")(recover_redis_command)
+    app.command("back-up")(back_up_redis_command)
+    monkeypatch.setenv("RECOUP_PLAN", str(platform.path))
+    platform.client().flushall()
+    looked = CliRunner().invoke(app, ["recover", "--dry-run"])
+    assert looked.exit_code == 0, looked.output
+    assert "use backup set" in looked.output
+    assert platform.client().dbsize() == 0
+    done = CliRunner().invoke(app, ["recover", "--yes", "--json"])
+    assert done.exit_code == 0, done.output
+    assert platform.sessions() == SESSIONS
+    backed_up = CliRunner().invoke(app, ["back-up"])
+    assert backed_up.exit_code == 0, backed_up.output
+    newest, _ = platform.repository.sets("redis")
+    assert newest.set_id in backed_up.output
+    assert newest.verified is not None
 
 
 def answered(platform: Platform) -> bool:
