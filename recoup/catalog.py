@@ -54,6 +54,12 @@ class BackupSet:
         return holds if isinstance(holds, DatabaseDump) else None
 
     @property
+    def base(self) -> BaseBackup | None:
+        """What is known of a physical copy of a server; None when the set holds anything else."""
+        holds = self.manifest.holds if self.manifest else None
+        return holds if isinstance(holds, BaseBackup) else None
+
+    @property
     def recovery_point(self) -> datetime | None:
         return self.manifest.recovery_point if self.manifest else None
 

@@ -51,6 +51,7 @@ from recoup.plan_parts import (
     S3Copy,
     ServiceComponent,
     Text,
+    WalPolicy,
 )
 from recoup.plan_rules import broken
 from recoup.records import Frozen
@@ -88,6 +89,7 @@ __all__ = [
     "Scenario",
     "ServiceComponent",
     "UsefulCommand",
+    "WalPolicy",
     "WrittenProcedure",
     "WrittenStep",
     "json_schema",

@@ -86,6 +86,9 @@ class BackupPolicy(Frozen):
     monthly: Number = 0
 
 
+WalPolicy = Literal["async", "zero-loss"]
+
+
 class ContinuousPolicy(Frozen):
     """How the WAL of a PostgreSQL server is received as it is written, and what it is replayed on.
 
@@ -98,7 +101,7 @@ class ContinuousPolicy(Frozen):
 
     receiver: Text = "wal-receiver"
     wal: Path
-    policy: Literal["async", "zero-loss"] = "async"
+    policy: WalPolicy = "async"
     without_receiver: Literal["serve", "wait"] = "serve"
     patience: Duration = timedelta(seconds=10)
     slot: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,63}$")] = "recoup"

@@ -127,11 +127,15 @@ class Server:
         stdin: BinaryIO | None = None,
         stdout: BinaryIO | None = None,
         check: bool = True,
+        socket: str = "",
     ) -> Completed:
-        """Run one of PostgreSQL's own programs, of the server's own version, beside the server."""
+        """Run one of PostgreSQL's own programs, of the server's own version, beside the server.
+
+        ``socket`` is a directory of the server's socket to be tried first: replication is trusted there.
+        """
         host, port = (str(self.at), BESIDE) if self.at else self.stack.inside(self.spec.service, self.spec.port)
         env = {
-            "PGHOST": host,
+            "PGHOST": f"{socket},{host}" if socket else host,
             "PGPORT": str(port),
             "PGUSER": self.spec.user,
             "PGCONNECT_TIMEOUT": "10",

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from recoup.errors import PreconditionError, RecoveryError
 from recoup.places import state_home
-from recoup.plan import ProcessSite
+from recoup.plan import ProcessSite, WalPolicy
 from recoup.stacks import proctable
 from tasks import sandbox_process
 from tasks.sandbox_plan import write_plan
@@ -50,8 +50,10 @@ class _Owner(BaseModel):
         return proctable.Identity(self.pid, self.start, self.boot)
 
 
-def create(kind: Kind, *, progress: Callable[[str], None] = lambda _: None) -> Sandbox:
+def create(kind: Kind, *, policy: WalPolicy | None = None, progress: Callable[[str], None] = lambda _: None) -> Sandbox:
     """Give a new sandbox, up and answering at its gateway; sandboxes of dead owners are cleaned away first.
+
+    With a ``policy`` its WAL is received as it is written, by a service of its own.
 
     Takes seconds; gives up after 60 with RecoveryError naming the service and its last log lines. Whatever goes
     wrong, an interruption too, nothing is left behind.
@@ -60,7 +62,7 @@ def create(kind: Kind, *, progress: Callable[[str], None] = lambda _: None) -> S
         progress(f"cleaned away the abandoned sandbox {gone}")
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            return _create(kind, progress)
+            return _create(kind, policy, progress)
         except sandbox_process.PortLost:
             if attempt == _ATTEMPTS:
                 raise
@@ -93,7 +95,7 @@ def sweep() -> tuple[str, ...]:
     return tuple(gone)
 
 
-def _create(kind: Kind, progress: Callable[[str], None]) -> Sandbox:
+def _create(kind: Kind, policy: WalPolicy | None, progress: Callable[[str], None]) -> Sandbox:
     state = state_home()
     _enterable(state / "sandboxes")
     identity = tokens.token_hex(4)
@@ -101,13 +103,13 @@ def _create(kind: Kind, progress: Callable[[str], None]) -> Sandbox:
     try:
         if kind == "process":
             _write_secrets(directory / "secrets")
-            url = sandbox_process.bring_up(directory, identity, state, progress)
-            plan = write_plan(directory, identity, ProcessSite(directory=directory), url)
+            url = sandbox_process.bring_up(directory, identity, state, progress, receiver=policy is not None)
+            plan = write_plan(directory, identity, ProcessSite(directory=directory), url, policy)
         else:
             from tasks import sandbox_compose
 
-            site, url = sandbox_compose.bring_up(directory, identity, progress)
-            plan = write_plan(directory, identity, site, url)
+            site, url = sandbox_compose.bring_up(directory, identity, progress, receiver=policy is not None)
+            plan = write_plan(directory, identity, site, url, policy)
     except BaseException:
         _destroy(directory, identity, kind)
         raise

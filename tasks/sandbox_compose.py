@@ -18,13 +18,17 @@ from recoup.process import Command, run
 from recoup.stacks import Health
 from recoup.stacks.compose import ComposeStack
 from recoup.stacks.compose_project import SANDBOX_LABEL, connect
+from tasks.sandbox_process import wal_directory
 
-SANDBOX = Path(__file__).parent.parent / "infra" / "sandbox"
+SANDBOX = Path(__file__).resolve().parent.parent / "infra" / "sandbox"
+CONTINUOUS = SANDBOX.parent / "postgres" / "compose.continuous.yaml"
 BUILD, UP = timedelta(minutes=30), timedelta(minutes=5)
 _ROUNDS = 5
 
 
-def bring_up(directory: Path, sandbox_id: str, progress: Callable[[str], None]) -> tuple[ComposeSite, str]:
+def bring_up(
+    directory: Path, sandbox_id: str, progress: Callable[[str], None], *, receiver: bool = False
+) -> tuple[ComposeSite, str]:
     """Start a sandbox and give its site and the gateway's URL.
 
     Writes into ``directory`` the env file (``compose.env``) and the secret files ``secrets/db_password``,
@@ -44,6 +48,8 @@ def bring_up(directory: Path, sandbox_id: str, progress: Callable[[str], None]) 
         "DB_NAME": "neo_service_layer",
         "DB_USER": "neo",
         "SMOKE_USER": "smoke",
+        "RECOUP_SCRIPTS": str(CONTINUOUS.parent),
+        "RECOUP_WAL": str(wal_directory(directory)),
     }
     hidden = {
         name: SecretStr(secrets.token_hex(24))
@@ -56,7 +62,10 @@ def bring_up(directory: Path, sandbox_id: str, progress: Callable[[str], None]) 
     kept.mkdir(mode=0o700, exist_ok=True)
     for name in ("DB_PASSWORD", "SMOKE_USER", "SMOKE_PASSWORD"):
         _private(kept / name.lower(), values[name])
-    site = ComposeSite(file=SANDBOX / "compose.yaml", project=f"recoup-{sandbox_id}", env_file=env_file)
+    overrides = (CONTINUOUS,) if receiver else ()
+    site = ComposeSite(
+        file=SANDBOX / "compose.yaml", project=f"recoup-{sandbox_id}", env_file=env_file, overrides=overrides
+    )
     progress("starting the sandbox's containers")
     try:
         _up(site, engine, public, hidden)
@@ -131,6 +140,7 @@ def _images(engine: str) -> dict[str, str]:
 def _up(site: ComposeSite, engine: str, public: dict[str, str], hidden: dict[str, SecretStr]) -> None:
     argv = (
         "docker", "compose", "--ansi", "never", "--project-name", site.project, "--file", str(site.file),
+        *(part for path in site.overrides for part in ("--file", str(path))),
         "--env-file", str(site.env_file), "up", "--detach", "--quiet-pull", "--no-build", "--wait",
         "--wait-timeout", str(int(UP.total_seconds()) - 30),
     )  # fmt: skip

@@ -14,17 +14,20 @@ from recoup.plan import (
     ProcessSite,
     RedisComponent,
     ServiceComponent,
+    WalPolicy,
     load_plan,
 )
 from recoup.stacks import Stack, open_stack
 from tasks.sandbox_configuration import make_configuration
-from tasks.sandbox_process import DATABASE, DATABASE_USER, HTTP_PORT
+from tasks.sandbox_process import DATABASE, DATABASE_USER, HTTP_PORT, wal_directory
 
 _PLAN = Path(__file__).resolve().parent.parent / "infra" / "plan.yaml"
 _NODES = {"neo-n3": "neo-n3-rpc", "evm": "neo-x-rpc"}
 
 
-def write_plan(directory: Path, identity: str, site: ComposeSite | ProcessSite, url: str) -> Path:
+def write_plan(
+    directory: Path, identity: str, site: ComposeSite | ProcessSite, url: str, policy: WalPolicy | None = None
+) -> Path:
     """Write ``directory/plan.yaml`` and give its path: every address, place and secret in it is the sandbox's own.
 
     The deployed configuration, which no service of the sandbox needs, is made here too.
@@ -41,22 +44,26 @@ def write_plan(directory: Path, identity: str, site: ComposeSite | ProcessSite, 
             "stack": site,
             "state": directory / "state",
             "repository": directory / "backups",
+            "scratch": directory / "scratch",
             "gateway": gateway.model_copy(update={"url": url, "port": HTTP_PORT, "login": login}),
         }
     )
     moved = plan.model_copy(update={"platform": platform})
     stack = open_stack(moved)
-    components = {name: _own(component, directory, stack) for name, component in plan.components.items()}
+    components = {name: _own(component, directory, stack, policy) for name, component in plan.components.items()}
     path = directory / "plan.yaml"
     path.write_text(moved.model_copy(update={"components": components}).dump_yaml(), encoding="utf-8")
     return path
 
 
-def _own(component: Component, directory: Path, stack: Stack) -> Component:
+def _own(component: Component, directory: Path, stack: Stack, policy: WalPolicy | None) -> Component:
     if isinstance(component, PostgresComponent):
         password = _secret(directory, "db_password")
         own = {"service": "postgres", "port": 5432, "database": DATABASE, "user": DATABASE_USER, "password": password}
-        return component.model_copy(update={**own, "container": None})
+        continuous = component.continuous
+        if continuous and policy:
+            continuous = continuous.model_copy(update={"wal": wal_directory(directory), "policy": policy})
+        return component.model_copy(update={**own, "container": None, "continuous": continuous if policy else None})
     if isinstance(component, RedisComponent):
         password = _secret(directory, "redis_password")
         return component.model_copy(update={"service": "redis", "port": 6379, "password": password, "container": None})

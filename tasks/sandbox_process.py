@@ -26,6 +26,7 @@ DEADLINE = timedelta(seconds=60)
 DATABASE = "neo_service_layer"
 DATABASE_USER = "neo"
 HTTP_PORT = 8080
+RECEIVER = "wal-receiver"
 _RESOURCES = Path(__file__).resolve().parent.parent / "infra" / "sandbox"
 # sun_path holds 108 bytes with its final zero; the longest name in the directory is ".s.PGSQL.65535.lock".
 _SOCKET_PATH_MAX = 107 - len("/.s.PGSQL.65535.lock")
@@ -42,6 +43,11 @@ class PortLost(RecoveryError):
     """Another program took a port between its choice and its use."""
 
 
+def wal_directory(directory: Path) -> Path:
+    """Give where the WAL of a sandbox is received."""
+    return directory / "services" / RECEIVER / "wal"
+
+
 @dataclass(frozen=True)
 class _Ports:
     postgres: int
@@ -49,7 +55,9 @@ class _Ports:
     applications: dict[str, int]
 
 
-def bring_up(directory: Path, identity: str, state: Path, progress: Callable[[str], None]) -> str:
+def bring_up(
+    directory: Path, identity: str, state: Path, progress: Callable[[str], None], *, receiver: bool = False
+) -> str:
     """Start every service of a new sandbox in ``directory`` and give the gateway's URL once its health is good.
 
     Raises RecoveryError, with the last log lines of the service that failed, and PortLost when it is worth a new try.
@@ -59,7 +67,7 @@ def bring_up(directory: Path, identity: str, state: Path, progress: Callable[[st
             f"PostgreSQL runs as the user {unprivileged()}, who cannot enter the sandbox's directory {directory}",
             next_step="set RECOUP_STATE to a directory that every user can enter",
         )
-    spec = _specification(directory, identity, state)
+    spec = _specification(directory, identity, state, receiver)
     (directory / "stack.json").write_text(spec.model_dump_json(indent=2), encoding="utf-8")
     stack = ProcessStack.open(directory)
     progress(f"starting {', '.join(stack.names)}")
@@ -87,7 +95,7 @@ def tear_down(directory: Path, identity: str) -> None:
     _short_socket_place(identity, remove=True)
 
 
-def _specification(directory: Path, identity: str, state: Path) -> StackSpec:
+def _specification(directory: Path, identity: str, state: Path, receiver: bool) -> StackSpec:
     secrets = directory / "secrets"
     homes = directory / "services"
     programs = postgres_programs(state)
@@ -97,7 +105,7 @@ def _specification(directory: Path, identity: str, state: Path) -> StackSpec:
     sockets = homes / "postgres" / "socket"
     if len(os.fsencode(sockets)) > _SOCKET_PATH_MAX:
         sockets = _short_socket_place(identity)
-    for name in ("postgres", "redis", *_APPLICATIONS):
+    for name in ("postgres", "redis", *([RECEIVER] if receiver else []), *_APPLICATIONS):
         (homes / name).mkdir(parents=True)
     if user:
         entry = pwd.getpwnam(user)
@@ -126,6 +134,22 @@ def _specification(directory: Path, identity: str, state: Path) -> StackSpec:
         data=data["postgres"],
         health=Probe(kind="program", argv=("pg_isready", "--quiet", "--host=127.0.0.1", f"--port={ports.postgres}")),
     )
+    wal_receiver = ServiceSpec(
+        name=RECEIVER,
+        argv=("sh", str(_RESOURCES.parent / "postgres" / "receive-wal.sh")),
+        home=homes / RECEIVER,
+        env={
+            "WAL": str(wal_directory(directory)),
+            "SLOT": "recoup",
+            "PGHOST": str(sockets),
+            "PGPORT": str(ports.postgres),
+            "PGUSER": DATABASE_USER,
+            **({"RUN_AS": user} if user else {}),
+        },
+        bin=(programs,),
+        user=user,
+        drops=user is not None,
+    )
     redis = ServiceSpec(
         name="redis",
         argv=(sys.executable, "-I", "-S", str(_RESOURCES / "process" / "start_redis.py")),
@@ -138,10 +162,11 @@ def _specification(directory: Path, identity: str, state: Path) -> StackSpec:
         data=data["redis"],
         health=Probe(kind="tcp"),
     )
+    applications = tuple(_application(name, homes / name, secrets, ports) for name in _APPLICATIONS)
     return StackSpec(
         name=f"recoup-{identity}",
         sandbox=identity,
-        services=(postgres, redis, *(_application(name, homes / name, secrets, ports) for name in _APPLICATIONS)),
+        services=(postgres, redis, *((wal_receiver,) if receiver else ()), *applications),
     )
 
 

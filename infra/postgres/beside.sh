@@ -4,10 +4,10 @@
 #
 #   beside.sh new                  an empty cluster, thrown away afterwards (fsync is off)
 #   beside.sh replay TARGET SET…   the base backup SET (a full one, then the incrementals on it, each a directory) unpacked
-#                                  into the empty directory TARGET, verified, and WAL replayed on it until RECOVERY says
-#                                  to stop; at the end TARGET is a server's data directory, whole and on the disk
+#                                  into the empty directory TARGET (empty: PGDATA), verified, and WAL replayed on it until
+#                                  RECOVERY says to stop; at the end TARGET is a data directory, whole and on the disk
 #
-# Reads PLACE, OWNER (the superuser), RUN_AS, WALS (directories of received WAL, the newest first, each ended by a
+# Reads PLACE, OWNER (the superuser), RUN_AS, LABEL (names this recovery), WALS (directories of received WAL, the newest first, each ended by a
 # colon), RECOVERY (settings, one on each line). Says what it does in PLACE/progress.
 set -eu
 . "$PLACE/lib.sh"
@@ -72,29 +72,38 @@ case $1 in
     serve "$work/data" -c wal_level=minimal -c max_wal_senders=0 -c max_wal_size=16GB -c autovacuum=off
     ;;
   replay)
-    target=$2
+    target=${2:-$PGDATA}
     shift 2
-    [ -z "$(ls -A "$target" 2>/dev/null)" ] || { echo "$target is not empty" >&2; exit 9; }
     own "$target"
     chmod 700 "$target"
+    # Only what an attempt of the same recovery left half-made is removed.
+    if [ -n "$(ls -A "$target")" ]; then
+      if [ "$(cat "$target/.recoup-making" 2>/dev/null)" != "making $LABEL" ]; then
+        echo "$target is not empty" >&2
+        exit 9
+      fi
+      find "$target" -mindepth 1 -maxdepth 1 ! -name .recoup-making -exec rm -rf {} +
+    fi
+    $as_server sh -c 'echo "making $2" >"$1/.recoup-making"' - "$target" "$LABEL"
     count=$#
     chain=
     number=0
     for set in "$@"; do
       number=$((number + 1))
-      if [ "$count" = 1 ]; then into=$target; else into=$work/chain-$number; own "$into"; chmod 700 "$into"; fi
+      if [ "$count" = 1 ]; then into=$target; else into=$target/.recoup-chain-$number; own "$into"; chmod 700 "$into"; fi
       say "unpacking $(basename "$set") ($number of $count)"
       decompressed "$set" | unpack "$into"
       $as_server sh -c 'cat >"$1"' - "$into/backup_manifest" <"$set/base/backup_manifest"
       say "verifying $(basename "$set") against its manifest"
-      $as_server pg_verifybackup --quiet --exit-on-error "$into" >&2
+      $as_server pg_verifybackup --quiet --exit-on-error --ignore=.recoup-making "$into" >&2
       chain="$chain $into"
     done
     if [ "$count" != 1 ]; then
       say "combining $count backups"
-      # shellcheck disable=SC2086  # places of our own making, without spaces unless PLACE has some
-      $as_server pg_combinebackup --no-sync --output="$target" $chain >&2
-      rm -rf "$work"/chain-*
+      # shellcheck disable=SC2086  # places of our own making, without spaces unless the data directory has some
+      $as_server pg_combinebackup --no-sync --output="$target/.recoup-combined" $chain >&2
+      $as_server sh -c 'rm -rf "$1"/.recoup-chain-* && mv "$1"/.recoup-combined/* "$1" && rmdir "$1/.recoup-combined"' \
+        - "$target"
     fi
     # shellcheck disable=SC2016  # the last words are for the script that is written
     {
@@ -123,7 +132,11 @@ EOF
     serve "$target" "$@"
     case $target in
       "$work"/*) ;;
-      *) say "writing everything to the disk"; $as_server initdb --sync-only -D "$target" >/dev/null ;;
+      *)
+        say "writing everything to the disk"
+        $as_server initdb --sync-only -D "$target" >/dev/null
+        rm -f "$target/.recoup-making"
+        ;;
     esac
     ;;
   *)

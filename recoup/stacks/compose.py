@@ -211,7 +211,10 @@ class ComposeStack:
             where = place.resolve()
             binds += ["--mount", f'type=bind,"source={where}","target={place.absolute()}"']
         network = f"container:{container.id}" if container.status == "running" else "none"
-        flags = ("--network", network, "--volumes-from", str(container.id), *binds, *_environment(env, secrets))
+        # Where the data are: the Compose file may say it otherwise than the image.
+        said = [one for one in container.attrs["Config"]["Env"] or () if one.startswith("PGDATA=")]
+        own = [part for one in said for part in ("--env", one)]
+        flags = ("--network", network, "--volumes-from", str(container.id), *binds, *own, *_environment(env, secrets))
         done = self._project.sidecar(container, flags, argv, service, timeout, secrets, stdin, stdout)
         return _judged(done, argv, f"a sidecar of {service}", check)
 

@@ -1,0 +1,150 @@
+"""Received WAL: what is there, how far a base backup can be replayed from it, and what nobody needs any more.
+
+Names and contents of segments: PostgreSQL manual, section 28.6, and ``src/include/access/xlog_internal.h``.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from recoup.manifest import BaseBackup
+
+_SEGMENT = re.compile(r"([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})(\.partial)?")
+_HISTORY = re.compile(r"([0-9A-F]{8})\.history")
+# xlp_magic, xlp_info, xlp_tli, xlp_pageaddr: the beginning of every page.
+_PAGE = struct.Struct("<HHIQ")
+
+
+@dataclass(frozen=True, order=True)
+class Segment:
+    """One segment of the WAL by timeline and number; ``number`` × segment size is its first LSN."""
+
+    timeline: int
+    number: int
+
+    def name(self, size: int) -> str:
+        per_id = 0x100000000 // size
+        return f"{self.timeline:08X}{self.number // per_id:08X}{self.number % per_id:08X}"
+
+    @classmethod
+    def of(cls, name: str, size: int) -> Segment | None:
+        """Give the segment of a file's name, ``.partial`` or not; None for any other file."""
+        match = _SEGMENT.fullmatch(name)
+        if match is None:
+            return None
+        timeline, high, low = (int(match[n], 16) for n in (1, 2, 3))
+        return cls(timeline, high * (0x100000000 // size) + low)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far the WAL goes on from a base backup.
+
+    ``whole`` is the LSN up to which complete segments follow each other, ``partial`` whether one that was being
+    received comes after; ``wrong`` says what is missing or damaged on the way, empty when nothing is.
+    """
+
+    timeline: int
+    whole: int
+    partial: bool
+    wrong: str = ""
+
+
+def parse_lsn(text: str) -> int:
+    """Give the byte position of an LSN as PostgreSQL writes it (``0/3000028``); ValueError for anything else."""
+    high, _, low = text.partition("/")
+    return (int(high, 16) << 32) + int(low, 16)
+
+
+def write_lsn(lsn: int) -> str:
+    return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
+
+
+def places(root: Path, system_identifier: str) -> tuple[Path, ...]:
+    """Give the directories that hold the received WAL of one server, that of the newest timeline first."""
+    if not root.is_dir():
+        return ()
+    found = []
+    for place in root.iterdir():
+        system, _, timeline = place.name.partition("-")
+        if system == system_identifier and timeline.isdecimal() and place.is_dir():
+            found.append((int(timeline), place))
+    return tuple(place for _, place in sorted(found, reverse=True))
+
+
+def reach(dirs: tuple[Path, ...], base: BaseBackup) -> Reach:
+    """Say how far a base backup can be replayed: every segment from where it begins is there, whole, and in order."""
+    size = base.segment_size
+    files = _files(dirs, size)
+    parents = _histories(dirs)
+    timeline, number = base.timeline, parse_lsn(base.start_lsn) // size
+    while True:
+        now = Segment(timeline, number)
+        if found := files.get((now, False)):
+            if wrong := _damaged(found, now, size):
+                return Reach(timeline, number * size, False, wrong)
+            number += 1
+            continue
+        # The timeline that branched off here goes on with a copy of this very segment.
+        branch = next((t for t, (parent, lsn) in parents.items() if parent == timeline and lsn // size == number), None)
+        if branch is not None:
+            timeline = branch
+            continue
+        partial = files.get((now, True))
+        end = Reach(timeline, number * size, partial is not None and partial.stat().st_size > 0)
+        later = [one for one, _ in files if one.timeline == timeline and one.number > number]
+        if later:
+            missing = f"the segment {now.name(size)} is missing, though later ones are there"
+            return Reach(timeline, end.whole, False, missing)
+        if end.whole < parse_lsn(base.stop_lsn) and not end.partial:
+            return Reach(timeline, end.whole, False, f"the WAL ends before the base backup does, at {now.name(size)}")
+        return end
+
+
+def expendable(dirs: tuple[Path, ...], oldest: BaseBackup) -> Iterator[Path]:
+    """Give the segments that no base backup needs of which ``oldest`` is the oldest that is kept."""
+    needed = parse_lsn(oldest.start_lsn) // oldest.segment_size
+    for place in dirs:
+        for path in sorted(place.iterdir()):
+            segment = Segment.of(path.name, oldest.segment_size)
+            # What was never completed by a timeline that ended is before it too; histories are small and stay.
+            if segment and segment.number < needed and segment.timeline <= oldest.timeline:
+                yield path
+
+
+def _files(dirs: tuple[Path, ...], size: int) -> Mapping[tuple[Segment, bool], Path]:
+    found: dict[tuple[Segment, bool], Path] = {}
+    for place in dirs:
+        for path in place.iterdir():
+            if segment := Segment.of(path.name, size):
+                found.setdefault((segment, path.name.endswith(".partial")), path)
+    return found
+
+
+def _histories(dirs: tuple[Path, ...]) -> Mapping[int, tuple[int, int]]:
+    """Give for each timeline its parent and the LSN where it left it (the last line of its history file)."""
+    found: dict[int, tuple[int, int]] = {}
+    for place in dirs:
+        for path in place.iterdir():
+            if match := _HISTORY.fullmatch(path.name):
+                lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+                parents = [line for line in lines if len(line) >= 2 and line[0].strip().isdecimal()]
+                if parents:
+                    found[int(match[1], 16)] = (int(parents[-1][0]), parse_lsn(parents[-1][1]))
+    return found
+
+
+def _damaged(path: Path, segment: Segment, size: int) -> str:
+    found = path.stat().st_size
+    if found != size:
+        return f"the segment {path.name} has {found} bytes instead of {size}"
+    with path.open("rb") as file:
+        _, _, timeline, address = _PAGE.unpack(file.read(_PAGE.size))
+    # A segment where a timeline begins is a copy, and holds pages of the one before.
+    if address != segment.number * size or timeline > segment.timeline:
+        return f"the segment {path.name} holds something else"
+    return ""

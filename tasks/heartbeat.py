@@ -1,0 +1,127 @@
+"""The heartbeat: a row the database gets every few seconds, by which a recovery point is read from the data itself.
+
+Beside the received WAL lies a witness: the last heartbeat that the receiver is known to have had on its disk. What is
+restored to the latest moment must hold it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psycopg
+from pydantic import AwareDatetime, ValidationError
+
+from recoup.errors import RecoupError, first_line
+from recoup.records import Frozen
+from recoup.wal import parse_lsn
+from tasks.postgres import Connection, Server, identity
+from tasks.wal_receiver import continuous_of, receiver_of, set_synchronous
+
+_WITNESS = "witness.json"
+_BEAT = timedelta(seconds=5)
+
+_MAKE = """
+CREATE SCHEMA IF NOT EXISTS recoup;
+CREATE TABLE IF NOT EXISTS recoup.heartbeat (id int PRIMARY KEY CHECK (id = 1), at timestamptz NOT NULL)
+"""
+_WRITE = """
+INSERT INTO recoup.heartbeat VALUES (1, clock_timestamp()) ON CONFLICT (id) DO UPDATE SET at = excluded.at RETURNING at
+"""
+
+
+class Witness(Frozen):
+    """A heartbeat that the receiver had: of which server, when, and the LSN behind it."""
+
+    system_identifier: str
+    at: AwareDatetime
+    lsn: str
+
+
+def beat(server: Server) -> Witness:
+    """Write the heartbeat and give it; never waits for a synchronous standby."""
+    with server.connect(statement=_BEAT) as connection:
+        connection.execute("SET synchronous_commit = local")
+        if last_heartbeat(connection) is None:
+            connection.execute(_MAKE)
+        row = connection.execute(_WRITE).fetchone()
+        lsn = connection.execute("SELECT pg_current_wal_flush_lsn()::text").fetchone()
+        assert row is not None and isinstance(row[0], datetime) and lsn is not None
+        return Witness(system_identifier=identity(connection), at=row[0].astimezone(UTC), lsn=str(lsn[0]))
+
+
+def last_heartbeat(connection: Connection) -> datetime | None:
+    """Give the heartbeat a database holds; None when it never had one."""
+    there = connection.execute("SELECT to_regclass('recoup.heartbeat') IS NOT NULL").fetchone()
+    if there is None or not there[0]:
+        return None
+    row = connection.execute("SELECT at FROM recoup.heartbeat").fetchone()
+    return row[0].astimezone(UTC) if row and isinstance(row[0], datetime) else None
+
+
+def witness_of(wal: Path) -> Witness | None:
+    """Give the last heartbeat the receiver had; None when there is none that can be read."""
+    try:
+        return Witness.model_validate_json((wal / _WITNESS).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def keep_watch(server: Server, stop: threading.Event, tell: Callable[[str], None]) -> None:
+    """Write heartbeats and watch the receiver until told to stop; tells of every change, never raises.
+
+    With the policy ``zero-loss`` a receiver that is away for longer than the plan's patience is given up, if the plan
+    says ``serve``: commits then no longer wait for it, until it is back.
+    """
+    policy = continuous_of(server)
+    said = ""
+    away_since: float | None = None
+    pending: Witness | None = None
+    last_beat = 0.0
+    while not stop.wait(0.25):
+        try:
+            found = receiver_of(server)
+            away_since = None if found.streaming else away_since or time.monotonic()
+            if policy.policy == "zero-loss":
+                _hold_to_policy(server, found.streaming, found.synchronous, away_since, tell)
+            if pending and found.streaming and parse_lsn(found.flushed) >= parse_lsn(pending.lsn):
+                _note(policy.wal, pending)
+                pending = None
+            if policy.heartbeat and time.monotonic() - last_beat >= policy.heartbeat.total_seconds():
+                pending = pending or beat(server)
+                last_beat = time.monotonic()
+            state = "the WAL is received" if found.streaming else "the WAL is not received"
+        except (RecoupError, psycopg.Error, OSError) as error:
+            state = f"no heartbeat: {first_line(error)}"
+        if state != said:
+            tell(state)
+            said = state
+
+
+def _hold_to_policy(
+    server: Server, streaming: bool, synchronous: bool, away_since: float | None, tell: Callable[[str], None]
+) -> None:
+    policy = continuous_of(server)
+    with server.connect(server.spec.maintenance_database) as connection:
+        row = connection.execute("SHOW synchronous_standby_names").fetchone()
+    waits = bool(row and row[0])
+    if streaming and not waits:
+        set_synchronous(server, waits=True)
+        tell("the receiver is back: each commit waits for it again")
+    elif (
+        waits
+        and away_since is not None
+        and policy.without_receiver == "serve"
+        and time.monotonic() - away_since > policy.patience.total_seconds()
+    ):
+        set_synchronous(server, waits=False)
+        tell(f"the receiver is away for more than {policy.patience}: commits no longer wait for it, a loss is possible")
+
+
+def _note(wal: Path, witness: Witness) -> None:
+    new = wal / f"{_WITNESS}.new"
+    new.write_text(witness.model_dump_json(), encoding="utf-8")
+    new.rename(wal / _WITNESS)

@@ -1,0 +1,223 @@
+"""Physical copies of a PostgreSQL server: whole, or what changed since the last one, taken while it serves."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import psycopg
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+import recoup
+from recoup.catalog import BackupSet, Repository, entries, set_id
+from recoup.errors import PreconditionError, ProgramError, RecoveryError, first_line
+from recoup.manifest import BaseBackup, Manifest
+from recoup.records import Frozen, now
+from recoup.wal import expendable, places
+from tasks.postgres import Server, identity, server_now
+from tasks.step import note, step
+from tasks.wal_receiver import SUMMARIES, continuous_of
+
+COPY = timedelta(hours=12)
+# The program that opens it must be in the image; the server may have been built without it.
+_PACKERS = (("zstd", "server-zstd:level=1,workers=2"), ("lz4", "server-lz4"), ("gzip", "server-gzip:1"))
+_NO_SUCH_COMPRESSION = ("does not support compression", "not supported by this build", "unrecognized compression")
+
+
+class BaseTaken(Frozen):
+    """A base backup that was published; ``size`` in bytes."""
+
+    set_id: str
+    parent: str
+    recovery_point: datetime
+    start_lsn: str
+    size: int
+    compression: str
+    pruned: tuple[str, ...] = ()
+    segments_pruned: int = 0
+
+    def __str__(self) -> str:
+        kind = f"what changed since {self.parent}" if self.parent else "the whole server"
+        return f"{self.set_id}: {kind}, {self.size / 1e6:.1f} MB ({self.compression}), from {self.start_lsn}"
+
+
+class _Range(BaseModel):
+    model_config = ConfigDict(frozen=True)
+    timeline: int = Field(alias="Timeline")
+    start: str = Field(alias="Start-LSN")
+    end: str = Field(alias="End-LSN")
+
+
+class _BackupManifest(BaseModel):
+    """The parts that matter of PostgreSQL's own backup manifest (manual, section 70.2)."""
+
+    model_config = ConfigDict(frozen=True)
+    ranges: tuple[_Range, ...] = Field(alias="WAL-Ranges", min_length=1)
+
+
+def series(server: Server) -> str:
+    """Give the name under which the catalogue keeps a server's base backups."""
+    return f"{server.spec.store}-base"
+
+
+def base_command(server: Server, target: Path, packer: str, parent: Path | None) -> tuple[str, ...]:
+    """Give the argv of a base backup, into one compressed archive that holds the WAL it needs by itself."""
+    return (
+        "pg_basebackup",
+        f"--pgdata={target}",
+        "--format=tar",
+        f"--compress={packer}",
+        "--wal-method=fetch",
+        "--checkpoint=fast",
+        "--no-password",
+        "--label=recoup",
+        *((f"--incremental={parent}",) if parent else ()),
+    )
+
+
+@step(timeout=COPY, retries=1)
+def take_base_backup(server: Server, repository: Repository, incremental: bool) -> BaseTaken:
+    """Take a base backup and publish it; an ``incremental`` one where the last one, and the server, allow it.
+
+    Raises RecoveryError when it fails: no set is published then, and the older ones stay.
+    """
+    started = now()
+    policy = continuous_of(server)
+    try:
+        with server.connect(server.spec.maintenance_database) as connection:
+            system, version, point = identity(connection), connection.info.server_version, server_now(connection)
+            sockets = _ask(connection, "unix_socket_directories").split(",")[0].strip()
+            size = int(_ask(connection, "wal_segment_size", "pg_size_bytes(setting || coalesce(unit, ''))"))
+            if _ask(connection, "data_checksums") != "on":
+                note("data checksums are off: a flipped byte on the disk goes into every copy unseen")
+            _refuse_tablespaces(connection)
+        parent = _parent(server, repository, system, version) if incremental else None
+        with repository.staging(series(server), point) as staged:
+            compression = _copy(server, staged, sockets, parent)
+            wal = _read(staged / "base" / "backup_manifest")
+            manifest = Manifest(
+                set_id=set_id(series(server), point),
+                store=server.spec.store,
+                component=server.component,
+                recovery_point=point,
+                started=started,
+                ended=now(),
+                recoup_version=recoup.__version__,
+                holds=BaseBackup(
+                    server_version=version,
+                    system_identifier=system,
+                    timeline=wal.timeline,
+                    start_lsn=wal.start,
+                    stop_lsn=wal.end,
+                    segment_size=size,
+                    compression=compression,
+                    parent=parent.set_id if parent else "",
+                ),
+                files=entries(staged),
+            )
+            repository.publish(staged, manifest)
+    except psycopg.Error as error:
+        raise _failed(f"the database went away: {first_line(error)}") from None
+    except OSError as error:
+        raise _failed(f"it could not be written: {error.strerror}") from None
+    pruned = repository.prune(series(server), policy.base)
+    return BaseTaken(
+        set_id=manifest.set_id,
+        parent=parent.set_id if parent else "",
+        recovery_point=point,
+        start_lsn=wal.start,
+        size=manifest.size,
+        compression=compression,
+        pruned=pruned,
+        segments_pruned=prune_wal(server, repository),
+    )
+
+
+def chain(repository: Repository, one: BackupSet) -> tuple[BackupSet, ...]:
+    """Give what a base backup is put together from, the full one first; PreconditionError when one of it is gone."""
+    found = [one]
+    while found[0].base is not None and found[0].base.parent:
+        found.insert(0, repository.get(f"{one.manifest.store}-base" if one.manifest else "", found[0].base.parent))
+    return tuple(found)
+
+
+def prune_wal(server: Server, repository: Repository) -> int:
+    """Remove the received WAL that is older than the oldest base backup that is kept; gives how many segments."""
+    policy = continuous_of(server)
+    kept = [one.base for one in repository.sets(series(server)) if one.base]
+    if not kept:
+        return 0
+    gone = 0
+    for path in expendable(places(policy.wal, kept[-1].system_identifier), kept[-1]):
+        path.unlink(missing_ok=True)
+        gone += 1
+    return gone
+
+
+def _parent(server: Server, repository: Repository, system: str, version: int) -> BackupSet | None:
+    """Give the newest base backup that what changed since can be told from; None: a full one is due."""
+    if version < SUMMARIES:
+        return None
+    for one in repository.sets(series(server)):
+        if one.base and one.base.system_identifier == system and one.base.server_version // 10000 == version // 10000:
+            return one
+    return None
+
+
+def _copy(server: Server, staged: Path, sockets: str, parent: BackupSet | None) -> str:
+    since = parent.path / "base" / "backup_manifest" if parent else None
+    mounts = [staged, *([parent.path] if parent else [])]
+    for program, packer in _PACKERS:
+        if server.tool(("sh", "-c", f"command -v {program}"), timeout=timedelta(minutes=1), check=False).returncode:
+            continue
+        try:
+            note(f"copying the server's files ({packer.removeprefix('server-')})")
+            server.tool(
+                base_command(server, staged / "base", packer, since), timeout=COPY, mounts=mounts, socket=sockets
+            )
+            return packer.removeprefix("server-")
+        except ProgramError as error:
+            if any(said in error.stderr for said in _NO_SUCH_COMPRESSION):
+                continue
+            raise _failed(_hint(error)) from None
+    raise PreconditionError(
+        "the server and its image have no compression in common",
+        next_step="put zstd, lz4 or gzip into the image of the database",
+    )
+
+
+def _hint(error: ProgramError) -> str:
+    if "no pg_hba.conf entry for replication" in error.stderr:
+        return f"{error.what}; share the socket's directory: infra/postgres/compose.continuous.yaml"
+    return error.what
+
+
+def _read(path: Path) -> _Range:
+    try:
+        return _BackupManifest.model_validate_json(path.read_bytes()).ranges[-1]
+    except (ValidationError, json.JSONDecodeError) as error:
+        raise _failed(f"its manifest cannot be read: {first_line(error)}") from None
+
+
+def _ask(connection: psycopg.Connection[tuple[object, ...]], name: str, what: str = "setting") -> str:
+    row = connection.execute(f"SELECT {what} FROM pg_settings WHERE name = %s".encode(), [name]).fetchone()
+    return str(row[0]) if row else ""
+
+
+def _refuse_tablespaces(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    rows = connection.execute("SELECT spcname FROM pg_tablespace WHERE spcname !~ '^pg_'").fetchall()
+    if rows:
+        raise PreconditionError(
+            f"the server has tablespaces of its own ({', '.join(str(row[0]) for row in rows)}), which a base backup "
+            "would have to put back at the same places",
+            next_step="move their tables into the default one, or stay with the dumps: remove continuous from the plan",
+        )
+
+
+def _failed(why: str) -> RecoveryError:
+    return RecoveryError(
+        f"the base backup failed: {why}",
+        state="no set was published; the older ones are untouched",
+        next_step="mend what is named, then run it again: recoup backup now",
+    )

@@ -1,0 +1,283 @@
+"""Restoring a whole PostgreSQL server from a base backup and the WAL received since, up to a moment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psycopg
+
+from recoup.catalog import BackupSet, Repository, problems
+from recoup.errors import RecoupError, RecoveryError, first_line
+from recoup.manifest import BaseBackup
+from recoup.records import Check, Frozen, Outcome, SkippedSet, Subject
+from recoup.target import Target, parse_target
+from recoup.wal import Reach, parse_lsn, places, reach, write_lsn
+from tasks.heartbeat import last_heartbeat, witness_of
+from tasks.postgres import Condition, Server, wait_until_it_answers
+from tasks.postgres_base import chain, series
+from tasks.postgres_beside import Place, place_in, running
+from tasks.step import note, step
+from tasks.wal_receiver import continuous_of, prepare_continuous, set_synchronous
+
+REPLAY = timedelta(hours=8)
+# A record that was not received to its end is not replayed; those that are longer are rare and said to be unproven.
+_TAIL = 1 << 20
+
+
+class ChosenBase(Frozen):
+    """The newest base backup that can be replayed to the target, and the newer ones that were passed over."""
+
+    set_id: str
+    recovery_point: datetime
+    reaches: str
+    skipped: tuple[SkippedSet, ...] = ()
+
+    def __str__(self) -> str:
+        skipped = "; ".join(f"{one.set_id} ({one.reason})" for one in self.skipped)
+        return f"{self.set_id}, WAL whole up to {self.reaches}" + (f"; skipped {skipped}" if skipped else "")
+
+
+class Replayed(Frozen):
+    """A server restored and looked at; ``recovery_point`` was read from its data."""
+
+    aside: str = ""
+    reached: str
+    recovery_point: datetime | None
+    checks: tuple[Check, ...]
+
+    def __str__(self) -> str:
+        point = f", data up to {self.recovery_point.astimezone(UTC):%H:%M:%S.%f} UTC" if self.recovery_point else ""
+        return f"replayed to {self.reached}{point}" + (f"; the old data are at {self.aside}" if self.aside else "")
+
+
+@step(timeout=timedelta(hours=1))
+def choose_base(server: Server, repository: Repository, to: str) -> ChosenBase:
+    """Give the base backup to replay; see find_base."""
+    return find_base(server, repository, parse_target(to))
+
+
+def find_base(server: Server, repository: Repository, target: Target) -> ChosenBase:
+    """Give the newest base backup before the target whose files are whole and whose WAL has no gap.
+
+    Raises RecoveryError naming what is wrong with each when there is none.
+    """
+    skipped: list[SkippedSet] = []
+    for one in repository.sets(series(server)):
+        note(f"verifying {one.set_id}")
+        wrong = one.broken or _unfit(server, repository, one, target)
+        if not wrong and one.manifest and one.base:
+            end = reach(_wal(server, one.base), one.base)
+            return ChosenBase(
+                set_id=one.set_id,
+                recovery_point=one.manifest.recovery_point,
+                reaches=write_lsn(end.whole),
+                skipped=tuple(skipped),
+            )
+        skipped.append(SkippedSet(set_id=one.set_id, reason=wrong))
+    looked = "; ".join(f"{one.set_id}: {one.reason}" for one in skipped) or "there is none"
+    raise RecoveryError(
+        f"no base backup can be replayed to {target}: {looked}",
+        state="no data was touched",
+        next_step="restore from a dump instead (recoup recover database --backup latest --from dump)",
+    )
+
+
+@step(timeout=REPLAY)
+def replay_wal(server: Server, repository: Repository, set_id: str, to: str, label: str, scratch: Path) -> Replayed:
+    """Put the server's data aside, whole, and make new ones from a base backup and WAL; safe to repeat.
+
+    The service is stopped before and stays so. Raises RecoveryError when the moment is not reached or a check fails:
+    the old data are where it says.
+    """
+    target = parse_target(to)
+    server.stack.stop(server.spec.service)
+    note("moving the old data aside")
+    aside = server.stack.put_aside(server.spec.service, label=label)
+    try:
+        with restored_server(server, repository, set_id, target, scratch, into="", label=label) as (beside, checks):
+            # What the base backup was taken with would let every commit wait for a receiver that is not there yet.
+            set_synchronous(beside, waits=False)
+            reached, point = _where(beside)
+    except RecoupError as error:
+        raise RecoveryError(
+            error.what,
+            state=f"the old data are at {aside}; the new ones are half-made and {server.spec.service} is stopped",
+            next_step="mend what is named and run the recovery again, or recover from a dump: --from dump",
+        ) from None
+    failed = [check for check in checks if check.outcome is Outcome.FAILED]
+    if failed:
+        raise RecoveryError(
+            "what was replayed is not what was received: " + "; ".join(f"{c.name}: {c.seen}" for c in failed),
+            state=f"the old data are at {aside}; {server.spec.service} is stopped",
+            next_step="recover from a dump: recoup recover database --from dump",
+        )
+    return Replayed(aside=aside, reached=reached, recovery_point=point, checks=checks)
+
+
+@step(timeout=timedelta(minutes=15), retries=1)
+def start_replayed(server: Server) -> Resumed:
+    """Start the service on its new data, and have its WAL received again before anybody writes."""
+    server.stack.start(server.spec.service)
+    found = wait_until_it_answers(server)
+    if found.condition is not Condition.HEALTHY:
+        raise RecoveryError(
+            f"the restored server does not answer: {found}",
+            state="its data are whole: they were replayed and looked at",
+            next_step=f"read the log of {server.spec.service}, mend its settings, start it, run the recovery again",
+        )
+    try:
+        return Resumed(received=True, seen=str(prepare_continuous.fn(server)))
+    except RecoveryError as error:
+        if continuous_of(server).policy == "zero-loss" and continuous_of(server).without_receiver == "wait":
+            raise
+        return Resumed(received=False, seen=error.what)
+
+
+class Resumed(Frozen):
+    """The service runs on restored data; ``received`` says whether its WAL is received again."""
+
+    received: bool
+    seen: str
+
+    def __str__(self) -> str:
+        return f"it answers; {self.seen}"
+
+
+@contextmanager
+def restored_server(
+    server: Server,
+    repository: Repository,
+    set_id: str,
+    target: Target,
+    scratch: Path,
+    *,
+    into: str | None = None,
+    label: str = "",
+) -> Iterator[tuple[Server, tuple[Check, ...]]]:
+    """Give a server beside, restored to the target and promoted, with what was seen of it, while the block runs.
+
+    ``into``: the data directory to fill, empty for the service's own; None: one that is thrown away afterwards.
+    """
+    one = repository.get(series(server), set_id)
+    assert one.base is not None
+    dirs = _wal(server, one.base)
+    sets = chain(repository, one)
+    end = reach(dirs, one.base)
+    with place_in(scratch) as place:
+        where = str(place.work / "data") if into is None else into
+        env = {
+            "WALS": "".join(f"{directory}:" for directory in dirs),
+            "RECOVERY": "\n".join(target.settings()),
+            "LABEL": label,
+        }
+        argv = ("replay", where, *(str(part.path) for part in sets))
+        mounts = [*(part.path for part in sets), continuous_of(server).wal]
+        with running(server, place, argv, timeout=REPLAY, env=env, mounts=mounts, ready=REPLAY) as beside:
+            _wait_for_promotion(beside, place, one.base, end)
+            yield beside, _looked(server, beside, one.base, end, target, len(sets))
+
+
+def _unfit(server: Server, repository: Repository, one: BackupSet, target: Target) -> str:
+    if one.base is None or one.manifest is None:
+        return "it is no base backup"
+    if target.time and one.manifest.ended > target.time:
+        return "it was taken after that moment"
+    if target.lsn and parse_lsn(one.base.stop_lsn) > parse_lsn(target.lsn):
+        return "it was taken after that LSN"
+    try:
+        for part in chain(repository, one):
+            if wrong := problems(part):
+                return f"{part.set_id}: {wrong}" if part is not one else wrong
+    except RecoupError as error:
+        return error.what
+    # Beyond a gap nothing is reached; whether the target lies before it, only a replay would tell.
+    return reach(_wal(server, one.base), one.base).wrong
+
+
+def _wal(server: Server, base: BaseBackup) -> tuple[Path, ...]:
+    return places(continuous_of(server).wal, base.system_identifier)
+
+
+def _wait_for_promotion(beside: Server, place: Place, base: BaseBackup, end: Reach) -> None:
+    start = parse_lsn(base.start_lsn)
+    span = max(end.whole - start, 1)
+    began = told = time.monotonic()
+    while True:
+        try:
+            with beside.connect(beside.spec.maintenance_database) as connection:
+                row = connection.execute(
+                    "SELECT pg_is_in_recovery(), coalesce(pg_last_wal_replay_lsn(), '0/0')::text"
+                ).fetchone()
+        except psycopg.Error as error:
+            # It ends by itself when the target is not in the WAL: its last words are in its log.
+            said = (place.root / "server.log").read_text(encoding="utf-8", errors="replace").splitlines()
+            raise RecoveryError(
+                f"the replay ended: {next((line for line in reversed(said) if 'FATAL' in line), first_line(error))}",
+                state="the database in use is untouched",
+            ) from None
+        assert row is not None
+        if not row[0]:
+            return
+        now = time.monotonic()
+        if now - told >= 1:
+            told = now
+            done = max(parse_lsn(str(row[1])) - start, 0)
+            rate = done / max(now - began, 0.1)
+            left = f", {max(span - done, 0) / rate:.0f} s left" if rate else ""
+            note(f"replayed {done / 1e6:.0f} of {span / 1e6:.0f} MB of WAL{left}")
+        time.sleep(0.05)
+
+
+def _where(beside: Server) -> tuple[str, datetime | None]:
+    """Give the LSN that was reached, and the moment up to which the data are complete."""
+    with beside.connect(beside.spec.maintenance_database) as connection:
+        row = connection.execute("SELECT pg_last_wal_replay_lsn()::text, pg_last_xact_replay_timestamp()").fetchone()
+    with beside.connect() as connection:
+        beaten = last_heartbeat(connection)
+    assert row is not None
+    moments = [m.astimezone(UTC) for m in (row[1], beaten) if isinstance(m, datetime)]
+    return str(row[0]), max(moments, default=None)
+
+
+def _looked(
+    server: Server, beside: Server, base: BaseBackup, end: Reach, target: Target, parts: int
+) -> tuple[Check, ...]:
+    reached, point = _where(beside)
+    with beside.connect() as connection:
+        beaten = last_heartbeat(connection)
+    checks = [
+        _check("the base backup is whole", "each file as its manifest says", "", f"pg_verifybackup: {parts}"),
+        _check("the WAL has no gap", "every segment", end.wrong, f"up to {write_lsn(end.whole)}"),
+    ]
+    if not target.latest:
+        late = "" if not target.time or point is None or point <= target.time else f"{point} is after it"
+        return (*checks, _check("the moment was reached", str(target), late, f"{reached}, data up to {point}"))
+    behind = end.whole - parse_lsn(reached)
+    short = f"{reached} only, {behind} bytes before the end" if behind > _TAIL else ""
+    checks.append(_check("all that was received is replayed", f"up to {write_lsn(end.whole)}", short, reached))
+    witness = witness_of(continuous_of(server).wal)
+    if witness and witness.system_identifier == base.system_identifier:
+        lost = "" if beaten and beaten >= witness.at else f"{beaten or 'none'}"
+        if parse_lsn(reached) < parse_lsn(witness.lsn):
+            lost = f"{reached} is before {witness.lsn}, which had been received"
+        checks.append(_check("the last heartbeat that was received is there", f"{witness.at}", lost, f"{beaten}"))
+    elif continuous_of(server).heartbeat:
+        checks.append(
+            Check(
+                name="the last heartbeat that was received is there",
+                subject=Subject.DATA,
+                outcome=Outcome.UNPROVEN,
+                expected="a heartbeat, and its witness beside the WAL",
+                seen=f"heartbeat {beaten}, no witness: does recoup watch run?",
+            )
+        )
+    return tuple(checks)
+
+
+def _check(name: str, expected: str, wrong: str, seen: str) -> Check:
+    outcome = Outcome.FAILED if wrong else Outcome.PASSED
+    return Check(name=name, subject=Subject.DATA, outcome=outcome, expected=expected, seen=wrong or seen)
