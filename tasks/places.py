@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from typing import Protocol
 from recoup.catalog import sha256
 from recoup.errors import DamagedError, PreconditionError, RecoveryError
 from recoup.manifest import FileEntry
+
+# Sets may hold files whose names begin with a dot, such as .env.
+_UNFINISHED = re.compile(r"\..+\.\d+\.new", re.DOTALL)
 
 
 class Place(Protocol):
@@ -82,7 +86,7 @@ class Directory:
 
     def put(self, source: Path, key: str, expected: FileEntry) -> None:
         target = self.root / key
-        beside = target.with_name(f".{target.name}.{os.getpid()}.new")
+        beside = _beside(target)
         try:
             if target.is_file() and target.stat().st_size == expected.size and sha256(target) == expected.sha256:
                 return
@@ -101,7 +105,7 @@ class Directory:
 
     def put_text(self, text: str, key: str) -> None:
         target = self.root / key
-        beside = target.with_name(f".{target.name}.{os.getpid()}.new")
+        beside = _beside(target)
         try:
             target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             beside.write_text(text, encoding="utf-8")
@@ -128,7 +132,7 @@ class Directory:
 
     def listing(self, prefix: str = "") -> dict[str, int]:
         within = self.root / prefix.rpartition("/")[0]
-        found = (path for path in within.rglob("*") if path.is_file() and not path.name.startswith("."))
+        found = (path for path in within.rglob("*") if path.is_file() and not _UNFINISHED.fullmatch(path.name))
         named = ((str(path.relative_to(self.root)), path) for path in found)
         return {key: path.stat().st_size for key, path in named if key.startswith(prefix)}
 
@@ -150,7 +154,12 @@ class Directory:
     def forget_unfinished(self, prefix: str) -> None:
         within = self.root / prefix.rpartition("/")[0]
         for path in within.rglob(".*.new"):
-            path.unlink(missing_ok=True)
+            if _UNFINISHED.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+
+
+def _beside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{os.getpid()}.new")
 
 
 def _compare(path: Path, key: str, expected: FileEntry) -> None:

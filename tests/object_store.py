@@ -99,6 +99,7 @@ def taken(repository: Repository, at: datetime, big: int = 0, series: str = "dat
         (staged / "dump").mkdir()
         (staged / "dump" / "toc.dat").write_bytes(b"public.secret_table")
         (staged / "dump" / "empty").write_bytes(b"")
+        (staged / "dump" / ".hidden").write_bytes(b"as .env is")
         if big:
             (staged / "dump" / "big.dat").write_bytes(os.urandom(big))
         (staged / "globals.sql").write_text("CREATE ROLE neo;\n")
