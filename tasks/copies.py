@@ -116,9 +116,23 @@ class CopyPlace:
         manifest = one.manifest
         if manifest is None:
             raise PreconditionError(f"{one.set_id} has no manifest and is not copied", next_step="take a backup of it")
+        try:
+            return self._push(one, manifest)
+        except TimeoutError:
+            # The step's own.
+            raise
+        except OSError as error:
+            raise RecoveryError(
+                f"{one.set_id} could not be made ready for {self.name}: {error.strerror or error}",
+                state="no set appeared in the copy",
+                next_step=f"see to the space and rights of {self.spool}, then run: recoup backup copy",
+            ) from None
+
+    def _push(self, one: BackupSet, manifest: Manifest) -> CopyNote:
         spool = self.spool / one.set_id
         with self._alone():
             self.place.check()
+            self._require_the_same()
             _clear_of_other_recipients(spool, self.spec.recipients)
             text = manifest.model_dump_json(indent=1)
             (spool / MANIFEST).write_text(text, encoding="utf-8")
@@ -138,6 +152,19 @@ class CopyPlace:
             self.note_verified(one)
             shutil.rmtree(spool, ignore_errors=True)
         return made
+
+    def _require_the_same(self) -> None:
+        """Refuse a directory that is another one than last time: the empty mount point of a disk that is away."""
+        if not isinstance(self.spec, DirectoryCopy):
+            return
+        mark, begun = self.spec.path / ".recoup-copy", self.spool / "begun"
+        if begun.exists() and not mark.exists():
+            raise PreconditionError(
+                f"{self.spec.path} is not the directory that was copied to before: its {mark.name} is missing",
+                next_step=f"mount the disk; for a new one that is to be filled anew, remove {begun}",
+            )
+        mark.touch()
+        begun.touch()
 
     def note_verified(self, one: BackupSet) -> bool:
         """Say here that a set's restore test passed; what was looked at stays at home, for it names what is inside."""
@@ -169,6 +196,9 @@ class CopyPlace:
                 if (into.root / set_id).exists():
                     (into.root / set_id).rename(into.root / f"{set_id}.damaged-{uuid4().hex[:6]}")
                 got = into.publish(staged, manifest)
+        except TimeoutError:
+            # The step's own.
+            raise
         except OSError as error:
             raise RecoveryError(
                 f"{set_id} could not be written into {into.root}: {error.strerror or error}",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -87,57 +88,48 @@ class Directory:
     def put(self, source: Path, key: str, expected: FileEntry) -> None:
         target = self.root / key
         beside = _beside(target)
-        try:
+        with self._in_our_words():
             if target.is_file() and target.stat().st_size == expected.size and sha256(target) == expected.sha256:
                 return
             target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            shutil.copyfile(source, beside)
-            beside.chmod(0o600)
-            # Read again, so that what is compared is what was written.
-            _compare(beside, key, expected)
-            _flush(beside)
-            beside.rename(target)
-            _flush(target.parent)
-        except OSError as error:
-            raise _refused(self.root, error) from None
-        finally:
-            beside.unlink(missing_ok=True)
+            try:
+                shutil.copyfile(source, beside)
+                beside.chmod(0o600)
+                # Read again, so that what is compared is what was written.
+                _compare(beside, key, expected)
+                _appear(beside, target)
+            finally:
+                beside.unlink(missing_ok=True)
 
     def put_text(self, text: str, key: str) -> None:
         target = self.root / key
-        beside = _beside(target)
-        try:
+        with self._in_our_words():
             target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            beside = _beside(target)
             beside.write_text(text, encoding="utf-8")
-            _flush(beside)
-            beside.rename(target)
-            _flush(target.parent)
-        except OSError as error:
-            raise _refused(self.root, error) from None
+            _appear(beside, target)
 
     def get(self, key: str, target: Path, expected: FileEntry) -> None:
-        try:
+        with self._in_our_words():
             target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not (self.root / key).is_file():
+                raise DamagedError(f"{key} is missing in {self.where}", next_step="use another copy, or an older set")
             shutil.copyfile(self.root / key, target)
-        except FileNotFoundError:
-            raise DamagedError(
-                f"{key} is missing in {self.where}", next_step="use another copy, or an older set"
-            ) from None
-        except OSError as error:
-            raise _refused(self.root, error) from None
-        _compare(target, key, expected)
+            _compare(target, key, expected)
 
     def get_text(self, key: str) -> str:
-        return (self.root / key).read_text(encoding="utf-8")
+        with self._in_our_words(absent=True):
+            return (self.root / key).read_text(encoding="utf-8", errors="replace")
 
     def listing(self, prefix: str = "") -> dict[str, int]:
         within = self.root / prefix.rpartition("/")[0]
-        found = (path for path in within.rglob("*") if path.is_file() and not _UNFINISHED.fullmatch(path.name))
-        named = ((str(path.relative_to(self.root)), path) for path in found)
-        return {key: path.stat().st_size for key, path in named if key.startswith(prefix)}
+        with self._in_our_words():
+            found = (path for path in within.rglob("*") if path.is_file() and not _UNFINISHED.fullmatch(path.name))
+            named = ((str(path.relative_to(self.root)), path) for path in found)
+            return {key: path.stat().st_size for key, path in named if key.startswith(prefix)}
 
     def remove(self, keys: Iterable[str]) -> None:
-        try:
+        with self._in_our_words():
             for key in keys:
                 path = self.root / key
                 path.unlink(missing_ok=True)
@@ -145,17 +137,31 @@ class Directory:
                     if parent == self.root or any(parent.iterdir()):
                         break
                     parent.rmdir()
-        except OSError as error:
-            raise _refused(self.root, error) from None
 
     def locked_until(self, key: str) -> datetime | None:
         return None
 
     def forget_unfinished(self, prefix: str) -> None:
-        within = self.root / prefix.rpartition("/")[0]
-        for path in within.rglob(".*.new"):
-            if _UNFINISHED.fullmatch(path.name):
-                path.unlink(missing_ok=True)
+        with self._in_our_words():
+            for path in (self.root / prefix.rpartition("/")[0]).rglob(".*.new"):
+                if _UNFINISHED.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _in_our_words(self, *, absent: bool = False) -> Iterator[None]:
+        try:
+            yield
+        except TimeoutError:
+            # The step's own.
+            raise
+        except OSError as error:
+            if absent and isinstance(error, FileNotFoundError):
+                raise
+            raise RecoveryError(
+                f"{self.root} refused: {error.strerror or error}",
+                state="no set appeared there; what is there whole stays",
+                next_step="see to the space and rights of the directory; the next run continues",
+            ) from None
 
 
 def _beside(target: Path) -> Path:
@@ -171,12 +177,10 @@ def _compare(path: Path, key: str, expected: FileEntry) -> None:
         )
 
 
-def _refused(root: Path, error: OSError) -> RecoveryError:
-    return RecoveryError(
-        f"{root} refused: {error.strerror or error}",
-        state="no set appeared there; what is there whole stays",
-        next_step="see to the space and rights of the directory; the next run continues",
-    )
+def _appear(beside: Path, target: Path) -> None:
+    _flush(beside)
+    beside.rename(target)
+    _flush(target.parent)
 
 
 def _flush(path: Path) -> None:

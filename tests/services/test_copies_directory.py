@@ -173,6 +173,32 @@ def test_a_disk_that_is_not_mounted_is_not_written_to_its_mount_point(
     assert not disk.path.exists()
 
 
+def test_the_empty_mount_point_of_a_disk_that_was_there_is_not_filled(here: Repository, disk: DirectoryCopy) -> None:
+    taken(here, NOON)
+    plan = plan_with(here.root, disk)
+    assert run_copies(plan).complete
+    disk.path.rename(disk.path.with_name("unmounted"))
+    disk.path.mkdir()
+    made = run_copies(plan)
+    assert "mount" in str(made.synced[0]) or "not the directory" in str(made.synced[0])
+    assert not made.complete
+    assert list(disk.path.iterdir()) == []
+
+
+def test_a_directory_that_cannot_be_read_hinders_no_other_copy(
+    here: Repository, disk: DirectoryCopy, tmp_path: Path
+) -> None:
+    one = taken(here, NOON)
+    (tmp_path / "odd").mkdir()
+    odd = DirectoryCopy(name="odd", path=tmp_path / "odd")
+    # A directory where a file should be refuses everybody, root too.
+    (tmp_path / "odd" / one.set_id / NOTE).mkdir(parents=True)
+    made = run_copies(plan_with(here.root, odd, disk))
+    assert not made.complete
+    assert one.set_id in str(made)
+    assert [s.pushed for s in made.synced if s.copy_name == "disk"] == [(one.set_id,)]
+
+
 def test_two_at_once_do_not_copy_to_the_same_place(here: Repository, copy: CopyPlace) -> None:
     copy.spool.mkdir(parents=True)
     with (copy.spool / "lock").open("w") as file:
