@@ -19,7 +19,7 @@ import recoup
 from recoup.errors import RecoupError
 
 INTERRUPTED = 130
-LASTING = {"recover", "backup"}
+LASTING = {"recover", "backup", "restore"}
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ COMMANDS = {
     "recover": Entry("deployments.run_commands", "Recover a component by the plan's procedure."),
     "drill": Entry("deployments.run_commands", "Drill a procedure on a sandbox that is really broken."),
     "backup": Entry("deployments.backup_commands", "Take, list, verify, copy, fetch and prune backup sets."),
+    "restore": Entry("deployments.restore_commands", "Restore a table, schema or database beside what is in use."),
     "ready": Entry("deployments.ready_commands", "Say whether the backups would carry a recovery now."),
     "report": Entry("deployments.report_commands", "Show recovery records: the last, one, or all with compliance."),
     "serve": Entry("deployments.serve", "Serve the plan's procedures and schedules from a Prefect server."),

@@ -137,6 +137,11 @@ def fingerprint(lines: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(sorted(map(_as_any_parse_prints_it, lines))).encode()).hexdigest()
 
 
+def comparable(lines: Iterable[str]) -> frozenset[str]:
+    """Give schema lines as they compare equal to those of what a dump of them restores."""
+    return frozenset(map(_as_any_parse_prints_it, lines))
+
+
 def portable(lines: Iterable[str]) -> frozenset[str]:
     """Give those schema lines that two major versions print alike, for a comparison across them.
 

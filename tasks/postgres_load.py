@@ -73,6 +73,12 @@ def legacy_command(target: str) -> tuple[str, ...]:
     )
 
 
+def name_beside(server: Server, one: BackupSet) -> str:
+    """Give the name of a set's database in a throwaway server: its own, unless that is the one to connect to first."""
+    name = one.dump.database if one.dump else server.spec.database
+    return "restored" if name in (server.spec.maintenance_database, "template0", "template1") else name
+
+
 def make_for(server: Server, one: BackupSet, target: str) -> None:
     """Make an empty database in the shape of a set's, with the roles it needs, in place of one of the same name."""
     if one.dump is not None:

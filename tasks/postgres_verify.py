@@ -16,7 +16,7 @@ from recoup.manifest import Verification
 from recoup.records import Check, Frozen, Outcome, Subject, now
 from tasks.postgres import BESIDE, Server
 from tasks.postgres_beside import empty_server
-from tasks.postgres_load import RESTORE, restore_into
+from tasks.postgres_load import RESTORE, RESTORE_OPTIONS, name_beside, restore_into
 from tasks.step import note, step
 
 # How old the newest heartbeat in a set may be: several times what lies between two of them.
@@ -92,7 +92,7 @@ def restored_copy(server: Server, one: BackupSet, scratch: Path) -> Iterator[Cop
             f"{one.set_id} holds no logical copy of a database but a {one.manifest.holds.kind}",
             next_step="name a set that recoup backup list shows with its rows",
         )
-    database = one.dump.database if one.dump else server.spec.database
+    database = name_beside(server, one)
     with empty_server(server, scratch) as beside:
         yield Copy(beside, database, _look(beside, one, database))
 
@@ -171,7 +171,7 @@ def _indexes(beside: Server, one: BackupSet, database: str) -> Check:
         return _amcheck(Outcome.UNPROVEN, "the server's image has no extension amcheck")
     note("checking every index against its table (amcheck)")
     try:
-        done = beside.tool(amcheck_command(beside, database), timeout=RESTORE, check=False)
+        done = beside.tool(amcheck_command(beside, database), timeout=RESTORE, options=RESTORE_OPTIONS, check=False)
     except ProgramError as error:
         return _amcheck(Outcome.UNPROVEN, error.what)
     if done.returncode == 0:

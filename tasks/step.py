@@ -49,6 +49,16 @@ def note(text: str) -> None:
 
 
 @contextmanager
+def watching(watched: Watched) -> Iterator[None]:
+    """Have what is noted in the block told to a watcher, outside of any step."""
+    token = _watched.set(watched)
+    try:
+        yield
+    finally:
+        _watched.reset(token)
+
+
+@contextmanager
 def telling(look: Callable[[], str], *, every: timedelta = timedelta(seconds=1)) -> Iterator[None]:
     """Tell whoever watches, while the block runs, what ``look`` gives now and then; nothing where it gives nothing."""
     stop = threading.Event()
@@ -107,18 +117,16 @@ def perform(task: Task[..., R], watched: Watched, *args: Any, **kwargs: Any) -> 
 
     Raises what the step raised last.
     """
-    token = _watched.set(watched)
     try:
-        if FlowRunContext.get() is not None:
-            through_prefect: R = task(*args, **kwargs)
-            return through_prefect
-        return _direct(task, *args, **kwargs)
+        with watching(watched):
+            if FlowRunContext.get() is not None:
+                through_prefect: R = task(*args, **kwargs)
+                return through_prefect
+            return _direct(task, *args, **kwargs)
     except TimeoutError:
         raise RecoveryError(
             f"the step did not end within its {task.timeout_seconds:.0f} s", state="what it had begun may be half-way"
         ) from None
-    finally:
-        _watched.reset(token)
 
 
 def _direct(task: Task[..., R], *args: Any, **kwargs: Any) -> R:

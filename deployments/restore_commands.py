@@ -1,0 +1,89 @@
+"""The commands that restore beside what is in use: recoup restore table and database."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import signal
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from deployments.options import AsJson, PlanPath
+from deployments.orchestrator import run_flow
+from deployments.screen import open_screen
+from flows.procedure import watched_by
+from flows.restore import ScratchRestore, TableRestore, restore_part, scratch_database
+from recoup.errors import PreconditionError
+from recoup.records import Outcome
+
+restore = typer.Typer(no_args_is_help=True, help="Restore out of a backup set, beside what is in use.")
+
+Component = Annotated[str, typer.Option(help="The postgres component; default: the plan's only one.")]
+BackupSetId = Annotated[str, typer.Option("--set", help="'latest' (the newest good set) or the id of one.")]
+
+
+class Into(StrEnum):
+    """Where to restore to."""
+
+    SCRATCH = "scratch"
+
+
+@restore.command("table")
+def restore_table_command(
+    plan: PlanPath,
+    table: Annotated[str, typer.Argument(help="The table, as schema.name.")] = "",
+    schema: Annotated[str, typer.Option("--schema", help="A whole schema in place of a table.")] = "",
+    set_id: BackupSetId = "latest",
+    new_name: Annotated[str, typer.Option("--as", help="Its new name; default: <name>_restored_<time>.")] = "",
+    component: Component = "",
+    as_json: AsJson = False,
+) -> None:
+    """Restore one table or schema of a backup set beside the original, which stays as it is.
+
+    Exit codes: 0 it is there and is what was backed up; 1 failed; 2 could not run; 130 interrupted.
+    """
+    if bool(table) == bool(schema):
+        raise PreconditionError("name one table, or a schema", next_step="recoup restore table public.orders")
+    request = TableRestore(
+        plan=plan, table=table, whole_schema=schema, backup=set_id, new_name=new_name, component=component
+    )
+    screen = open_screen(json=as_json)
+    with watched_by(screen):
+        done = run_flow(restore_part, request, screen.note)
+    typer.echo(done.model_dump_json() if as_json else str(done))
+    for statement in () if as_json else done.not_kept:
+        typer.echo(f"left out, to be added by hand if it is wanted: {statement}")
+
+
+@restore.command("database")
+def restore_database_command(
+    plan: PlanPath,
+    set_id: BackupSetId = "latest",
+    into: Annotated[
+        Into, typer.Option(help="scratch: a throwaway server, gone when this command ends.")
+    ] = Into.SCRATCH,
+    component: Component = "",
+) -> None:
+    """Restore a whole set into a throwaway server and keep that until Enter or Ctrl-C.
+
+    Exit codes: 0 it was what was backed up; 1 it was not; 2 could not run.
+    """
+    screen = open_screen(json=False)
+    with watched_by(screen), scratch_database(ScratchRestore(plan=plan, backup=set_id, component=component)) as copy:
+        for check in copy.checks:
+            typer.echo(f"{check.outcome}: {check.name}: {check.seen}")
+        typer.echo(f"connect with: {shlex.join(copy.command)}")
+        typer.echo("Enter or Ctrl-C ends the server and removes its data")
+        _wait()
+    raise typer.Exit(int(any(check.outcome is Outcome.FAILED for check in copy.checks)))
+
+
+def _wait() -> None:
+    somebody = sys.stdin.isatty()
+    # A terminal that is closed ends it too; started with none, it is kept until it is told to end.
+    with contextlib.suppress(KeyboardInterrupt, OSError):
+        if not sys.stdin.readline() and not somebody:
+            signal.pause()
