@@ -11,8 +11,8 @@ import typer
 from deployments.options import AsJson, PlanPath
 from deployments.orchestrator import run_flow
 from deployments.screen import open_screen
-from flows.database import DatabaseRecovery, When, preview, recover_database
-from flows.drill import DatabaseDrill, StackKind, drill_database
+from flows.database import DatabaseRecovery, Source, When, preview, recover_database
+from flows.drill import DatabaseDrill, Policy, StackKind, drill_database
 from flows.procedure import recording, watched_by
 from recoup.errors import PreconditionError, RecoveryError
 from recoup.plan import load_plan
@@ -29,6 +29,12 @@ def recover_database_command(
     plan: PlanPath,
     component: Annotated[str, typer.Option(help="The postgres component; default: the plan's only one.")] = "",
     use: Annotated[str, typer.Option("--backup", help="'latest' or the id of a backup set.")] = "latest",
+    source: Annotated[
+        Source, typer.Option("--from", help="Base backup and WAL where they can be replayed, or a dump.")
+    ] = Source.BEST,
+    to: Annotated[
+        str, typer.Option(help="latest, or by WAL: 2026-11-23T03:12:05Z; just before xid:N or lsn:X/Y.")
+    ] = "latest",
     restore: Annotated[When, typer.Option(help="Restore only if needed, or always.")] = When.IF_NEEDED,
     began: Annotated[str, typer.Option(help="When the outage began, ISO 8601 with zone: 2026-11-23T03:12:05Z.")] = "",
     reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
@@ -42,7 +48,15 @@ def recover_database_command(
     Exit codes: 0 recovered; 1 ran, not recovered or unproven; 2 could not run; 130 interrupted.
     """
     request = DatabaseRecovery(
-        plan=plan, component=component, backup=use, restore=restore, began=_moment(began), reason=reason, fresh=fresh
+        plan=plan,
+        component=component,
+        backup=use,
+        source=source,
+        to=to,
+        restore=restore,
+        began=_moment(began),
+        reason=reason,
+        fresh=fresh,
     )
     loaded = load_plan(plan)
     if dry_run:
@@ -66,6 +80,7 @@ def drill_database_command(
     fault: Annotated[Fault, typer.Option(help="How the sandbox's database is broken.")] = Fault.WIPE,
     stack: Annotated[StackKind, typer.Option(help="Child processes, or Docker Compose.")] = StackKind.PROCESS,
     spoil: Annotated[Spoil, typer.Option(help="What is wrong with the newest backup set.")] = Spoil.NOTHING,
+    policy: Annotated[Policy, typer.Option(help="How the WAL is received; none: recover from dumps.")] = Policy.NONE,
     older: Annotated[bool, typer.Option(help="Whether an older good backup set exists.")] = True,
     as_json: AsJson = False,
 ) -> None:
@@ -73,7 +88,7 @@ def drill_database_command(
 
     Exit codes: 0 recovered; 1 ran, not recovered or unproven; 2 could not run; 130 interrupted.
     """
-    request = DatabaseDrill(fault=fault, stack=stack, spoil=spoil, older=older)
+    request = DatabaseDrill(fault=fault, stack=stack, spoil=spoil, older=older, policy=policy)
     screen = open_screen(json=as_json)
     with watched_by(screen), recording() as records:
         try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from prefect import flow
 from pydantic import AwareDatetime, Field
 
+from flows.continuous import begin_again, replay
 from flows.procedure import Job, Run, conduct, operator
 from recoup.catalog import Repository
 from recoup.clock import store_loss
@@ -19,9 +20,11 @@ from recoup.places import ledger_path
 from recoup.plan import Plan, load_plan
 from recoup.records import BackupUse, Check, Frozen, Outcome, RecoveryRecord, Subject, Verdict
 from recoup.stacks import open_stack
+from recoup.target import parse_target
 from tasks.postgres import Condition, Diagnosis, Server, crash_safe, diagnose_database, look, restart_database
 from tasks.postgres_compare import check_integrity
 from tasks.postgres_load import legacy_command, restore_command
+from tasks.postgres_replay import ChosenBase, Replayed, choose_base, find_base, replay_wal
 from tasks.postgres_restore import (
     Chosen,
     choose_backup,
@@ -44,12 +47,24 @@ class When(StrEnum):
     ALWAYS = "always"
 
 
+class Source(StrEnum):
+    """What to restore from."""
+
+    BEST = "best"
+    CONTINUOUS = "continuous"
+    DUMP = "dump"
+
+
 class DatabaseRecovery(Frozen):
     """What to recover, and what is known of the outage."""
 
     plan: Path = Field(description="The plan's YAML file, on the machine that runs the recovery")
     component: str = Field("", description="The postgres component of the plan; empty: the only one")
     backup: str = Field("latest", description="'latest' (the newest good set) or a set's id")
+    source: Source = Field(
+        Source.BEST, description="'best': base backup and WAL where they can be replayed, otherwise a dump"
+    )
+    to: str = Field("latest", description="'latest', or by WAL a time with its zone, xid:N or lsn:X/Y (just before)")
     restore: When = Field(When.IF_NEEDED, description="'always' restores even when the database seems healthy")
     began: AwareDatetime | None = Field(
         None, description="When the outage began (UTC); unknown if left empty, and then no RTO is claimed"
@@ -85,6 +100,7 @@ def run_recovery(
 ) -> RecoveryRecord:
     """Run the database procedure and give its record, which is in the ledger."""
     component, _ = plan.postgres(request.component or None)
+    parse_target(request.to)
     job = Job(
         plan=plan,
         procedure="database",
@@ -99,7 +115,7 @@ def run_recovery(
         drill=fault is not None,
         fresh=request.fresh,
         # A killed run is gone on with only by a run that asks for the same.
-        parameters=request.model_dump_json(include={"component", "backup", "restore"}),
+        parameters=request.model_dump_json(include={"component", "backup", "restore", "source", "to"}),
     )
     return conduct(job, lambda run: _procedure(run, request), afterwards=afterwards)
 
@@ -112,32 +128,43 @@ def _procedure(run: Run, request: DatabaseRecovery) -> None:
 
     # Decisions of a killed run hold only once its swap had begun: before that the database may have come back,
     # or a newer backup set may be there.
-    anew = not run.steps.opened_before(swap_databases)
+    anew = not (run.steps.opened_before(swap_databases) or run.steps.opened_before(replay_wal))
     # 1 verify the status
     found = step("Diagnose the database", diagnose_database, server, repository, fresh=anew)
     # 2 restart, and wait until it truly answers
     if found.condition not in (Condition.HEALTHY, Condition.DAMAGED):
         starting = found.condition is Condition.STARTING
         found = step("Restart the database", restart_database, server, repository, starting, fresh=anew)
-    # 3 if that fails, restore the newest good backup beside, compare, swap
+    # 3 if that fails: base backup and WAL; where that cannot be, the newest good dump beside, compared, swapped
     used: Chosen | None = None
-    if request.restore is When.ALWAYS or _needs_restore(run, found):
+    replayed: Replayed | None = None
+    needed = request.restore is When.ALWAYS or request.to != "latest" or _needs_restore(run, found)
+    base, why = _base(run, server, repository, request, found, anew) if needed else (None, "")
+    if base:
+        step("Stop the dependent services", stop_services, run.stack, dependents)
+        replayed = _replay(run, server, repository, base, request.to, dependents)
+    elif needed:
         restored = run.steps.done_before(restore_beside) is not None
         used = step(
             "Choose the newest good backup", choose_backup, server, repository, request.backup, fresh=not restored
         )
-        run.backup = BackupUse(set_id=used.set_id, recovery_point=used.recovery_point, skipped=used.skipped)
+        run.backup = BackupUse(
+            set_id=used.set_id, recovery_point=used.recovery_point, skipped=used.skipped, why=f"a dump: {why}"
+        )
         _restore(run, server, repository, used, found, dependents)
     # 4 start dependents
     step("Start the dependent services", start_services, run.stack, tuple(reversed(dependents)))
     # 5 verify the integrity of the database in use
-    integrity = step("Verify the data", check_integrity, server, repository, used.set_id if used else "", fresh=True)
+    compared = used.set_id if used else ""
+    integrity = step("Verify the data", check_integrity, server, repository, compared, replayed is not None, fresh=True)
     run.checks.extend(integrity.checks)
     # 6 the user-level check through the gateway
     seen = _as_user(run, dependents)
     run.checks.extend(seen.checks)
     run.mark("restored", seen.restored)
-    _count_loss(run, server, used)
+    _count_loss(run, server, used, replayed)
+    if replayed:
+        begin_again(run, server, repository)
     if not run.next_step and any(check.outcome is not Outcome.PASSED for check in run.checks):
         run.next_step = "see to what the check names; if the data are wrong: recoup recover database --restore always"
 
@@ -165,6 +192,44 @@ def _needs_restore(run: Run, found: Diagnosis) -> bool:
     )
     run.next_step = "dropped by mistake: recoup recover database --restore always; on purpose: recoup backup now"
     return False
+
+
+def _base(
+    run: Run, server: Server, repository: Repository, request: DatabaseRecovery, found: Diagnosis, anew: bool
+) -> tuple[ChosenBase | None, str]:
+    """Give the base backup to replay; None, with the reason, where a dump is to be restored."""
+    if request.source is Source.DUMP or (request.backup != "latest" and request.source is Source.BEST):
+        return None, "asked for"
+    why = ""
+    if server.spec.continuous is None:
+        why = "the plan has no continuous backup"
+    elif request.source is Source.BEST and request.to == "latest" and found.missing and not found.replaced:
+        why = "the WAL up to the latest moment drops the missing tables again; to before it: --to TIME"
+    else:
+        chosen = run.steps.step(
+            "Choose the base backup to replay", choose_base, server, repository, request.to, fresh=anew
+        )
+        if chosen.set_id:
+            return chosen, chosen.why
+        why = chosen.why
+    if request.source is Source.CONTINUOUS or request.to != "latest":
+        raise RecoveryError(
+            f"it cannot be restored to {request.to} by WAL: {why}",
+            state="no data was touched",
+            next_step="recoup recover database --from dump, if older data will do",
+        )
+    return None, why
+
+
+def _replay(
+    run: Run, server: Server, repository: Repository, base: ChosenBase, to: str, dependents: tuple[str, ...]
+) -> Replayed:
+    try:
+        return replay(run, server, repository, base, to, _suffix(run))
+    except RecoupError:
+        if run.stack.state(server.spec.service).running:
+            _start_again(run, dependents)
+        raise
 
 
 def _restore(
@@ -226,9 +291,11 @@ def _as_user(run: Run, dependents: tuple[str, ...]) -> UserCheck:
     return seen
 
 
-def _count_loss(run: Run, server: Server, used: Chosen | None) -> None:
+def _count_loss(run: Run, server: Server, used: Chosen | None, replayed: Replayed | None) -> None:
     objective = run.job.plan.rpo(server.spec.store)
-    if used:
+    if replayed:
+        basis, point = "the last commit and heartbeat that were replayed", replayed.recovery_point
+    elif used:
         basis = (
             "the snapshot's time, read from the database"
             if used.recovery_point
@@ -265,6 +332,20 @@ def preview(plan: Plan, request: DatabaseRecovery) -> tuple[str, ...]:
         lines.append(
             f"restart {server.spec.service}; if it answers and its data are whole, nothing is restored. Otherwise:"
         )
+    if server.spec.continuous and request.source is not Source.DUMP and request.backup == "latest":
+        try:
+            base = find_base(server, repository, parse_target(request.to))
+        except RecoveryError as error:
+            lines.append(f"no replay of WAL: {error.what}")
+        else:
+            return (
+                *lines,
+                f"replay the WAL on base backup {base} to {parse_target(request.to)}",
+                f"stop {', '.join(dependents)} and {server.spec.service}; move its data aside, whole",
+                "unpack, pg_verifybackup, replay, see that all that was received and the last heartbeat are there",
+                f"start {server.spec.service}, receive its WAL again, start {', '.join(reversed(dependents))}",
+                "read every table; make the plan's requests through the gateway; take a new base backup",
+            )
     try:
         chosen = find_backup(server, repository, request.backup)
     except RecoveryError as error:

@@ -11,14 +11,16 @@ from prefect import flow
 from pydantic import Field
 
 from flows.backup import run_backup
+from flows.continuous import run_base_backup
 from flows.database import DatabaseRecovery, run_recovery
 from flows.procedure import Run, current_watcher
 from recoup.catalog import Repository
 from recoup.places import drill_ledger
-from recoup.plan import Plan, load_plan
+from recoup.plan import Plan, WalPolicy, load_plan
 from recoup.records import Frozen, RecoveryRecord, now
 from recoup.stacks import open_stack
 from tasks.canary import Canary, count_lost_writes
+from tasks.heartbeat import watching
 from tasks.postgres import Server
 from tasks.postgres_fault import Fault, inject
 from tasks.sandbox import create, destroy
@@ -34,6 +36,17 @@ class StackKind(StrEnum):
     COMPOSE = "compose"
 
 
+class Policy(StrEnum):
+    """How the sandbox's WAL is received; the values are the plan's own."""
+
+    NONE = "none"
+    ASYNC = "async"
+    ZERO_LOSS = "zero-loss"
+
+
+_POLICIES: dict[Policy, WalPolicy | None] = {Policy.NONE: None, Policy.ASYNC: "async", Policy.ZERO_LOSS: "zero-loss"}
+
+
 class DatabaseDrill(Frozen):
     """How to break the sandbox's database, and on what."""
 
@@ -43,6 +56,9 @@ class DatabaseDrill(Frozen):
         Spoil.NOTHING, description="What is wrong with the newest backup: a drill that must be able to fail"
     )
     older: bool = Field(True, description="Whether an older good backup exists")
+    policy: Policy = Field(
+        Policy.NONE, description="How the WAL is received: 'none' recovers from dumps, 'zero-loss' may lose nothing"
+    )
 
 
 @flow(name="drill-database", log_prints=False)
@@ -50,7 +66,7 @@ def drill_database(request: DatabaseDrill) -> RecoveryRecord:
     """Drill a database failure on a new sandbox and give the record; the sandbox is gone afterwards."""
     tell = current_watcher().note
     with ExitStack() as clean:
-        sandbox = create(request.stack.value, progress=tell)
+        sandbox = create(request.stack.value, policy=_POLICIES[request.policy], progress=tell)
         clean.callback(destroy, sandbox)
         plan = load_plan(sandbox.plan)
         return _drill(plan, sandbox.plan, sandbox.id, request, clean)
@@ -58,6 +74,9 @@ def drill_database(request: DatabaseDrill) -> RecoveryRecord:
 
 def _drill(plan: Plan, path: Path, sandbox: str, request: DatabaseDrill, clean: ExitStack) -> RecoveryRecord:
     tell, stack = current_watcher().note, open_stack(plan)
+    if request.policy is not Policy.NONE:
+        run_base_backup(plan, stack)
+        clean.enter_context(watching(Server.of(plan, stack, None), tell))
     if request.older:
         run_backup(plan, stack, verify=False)
     canary = Canary(plan, stack, f"canary-{uuid4().hex[:8]}")

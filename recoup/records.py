@@ -111,11 +111,12 @@ class SkippedSet(Frozen):
 
 
 class BackupUse(Frozen):
-    """The backup set a restore used, and the newer ones it had to skip."""
+    """The backup set a restore used, ``why`` that way of restoring was taken, and the newer ones it had to skip."""
 
     set_id: str | None
     recovery_point: AwareDatetime | None = None
     skipped: tuple[SkippedSet, ...] = ()
+    why: str = ""
 
 
 class RecoveryRecord(Frozen):

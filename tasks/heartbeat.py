@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -68,6 +69,19 @@ def witness_of(wal: Path) -> Witness | None:
         return Witness.model_validate_json((wal / _WITNESS).read_bytes())
     except (OSError, ValidationError):
         return None
+
+
+@contextmanager
+def watching(server: Server, tell: Callable[[str], None]) -> Iterator[None]:
+    """Keep watch while the block runs, in a thread of its own."""
+    stop = threading.Event()
+    watcher = threading.Thread(target=keep_watch, args=(server, stop, tell), name="watch", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watcher.join()
 
 
 def keep_watch(server: Server, stop: threading.Event, tell: Callable[[str], None]) -> None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import recoup
 from recoup.catalog import BackupSet, Repository, entries, set_id
-from recoup.errors import PreconditionError, ProgramError, RecoveryError, first_line
+from recoup.errors import PreconditionError, ProgramError, RecoupError, RecoveryError, first_line
 from recoup.manifest import BaseBackup, Manifest
 from recoup.records import Frozen, now
 from recoup.wal import expendable, places
@@ -23,6 +23,14 @@ COPY = timedelta(hours=12)
 # The program that opens it must be in the image; the server may have been built without it.
 _PACKERS = (("zstd", "server-zstd:level=1,workers=2"), ("lz4", "server-lz4"), ("gzip", "server-gzip:1"))
 _NO_SUCH_COMPRESSION = ("does not support compression", "not supported by this build", "unrecognized compression")
+
+
+# Said by a server that was restored to before its last base backup, or whose WAL summaries begin later.
+_NOT_ITS_HISTORY = ("not in this server's history", "WAL summaries are required", "but this backup starts")
+
+
+class _NotItsHistory(Exception):
+    """What changed since the last base backup cannot be told."""
 
 
 class BaseTaken(Frozen):
@@ -40,6 +48,16 @@ class BaseTaken(Frozen):
     def __str__(self) -> str:
         kind = f"what changed since {self.parent}" if self.parent else "the whole server"
         return f"{self.set_id}: {kind}, {self.size / 1e6:.1f} MB ({self.compression}), from {self.start_lsn}"
+
+
+class Begun(Frozen):
+    """The base backup that was taken after a recovery; ``why`` there is none, when ``set_id`` is empty."""
+
+    set_id: str = ""
+    why: str = ""
+
+    def __str__(self) -> str:
+        return self.set_id or f"none: {self.why}"
 
 
 class _Range(BaseModel):
@@ -94,7 +112,12 @@ def take_base_backup(server: Server, repository: Repository, incremental: bool) 
             _refuse_tablespaces(connection)
         parent = _parent(server, repository, system, version) if incremental else None
         with repository.staging(series(server), point) as staged:
-            compression = _copy(server, staged, sockets, parent)
+            try:
+                compression = _copy(server, staged, sockets, parent)
+            except _NotItsHistory:
+                note("the last base backup is of a history that was left: a full one is taken")
+                parent = None
+                compression = _copy(server, staged, sockets, parent)
             wal = _read(staged / "base" / "backup_manifest")
             manifest = Manifest(
                 set_id=set_id(series(server), point),
@@ -132,6 +155,15 @@ def take_base_backup(server: Server, repository: Repository, incremental: bool) 
         pruned=pruned,
         segments_pruned=prune_wal(server, repository),
     )
+
+
+@step(timeout=COPY)
+def begin_anew(server: Server, repository: Repository) -> Begun:
+    """Take a base backup of a server that was just recovered; a failure is told, and undoes no recovery."""
+    try:
+        return Begun(set_id=take_base_backup.fn(server, repository, False).set_id)
+    except RecoupError as error:
+        return Begun(why=error.what)
 
 
 def chain(repository: Repository, one: BackupSet) -> tuple[BackupSet, ...]:
@@ -180,6 +212,8 @@ def _copy(server: Server, staged: Path, sockets: str, parent: BackupSet | None) 
         except ProgramError as error:
             if any(said in error.stderr for said in _NO_SUCH_COMPRESSION):
                 continue
+            if parent and any(said in error.stderr for said in _NOT_ITS_HISTORY):
+                raise _NotItsHistory from None
             raise _failed(_hint(error)) from None
     raise PreconditionError(
         "the server and its image have no compression in common",

@@ -36,8 +36,11 @@ class Looked(Frozen):
 
 
 @step(timeout=timedelta(hours=1), retries=1)
-def check_integrity(server: Server, repository: Repository, set_id: str) -> Looked:
-    """Check the database in use: no table of the named set is missing, every table is readable, all is valid."""
+def check_integrity(server: Server, repository: Repository, set_id: str, proven: bool = False) -> Looked:
+    """Check the database in use: no table of the named set is missing, every table is readable, all is valid.
+
+    ``proven``: that these are the data that were there before is known already.
+    """
     known = [one.dump for one in repository.sets(server.spec.store) if one.dump]
     expected = repository.get(server.spec.store, set_id).dump if set_id else None
     # What was not valid when it was last backed up is the owner's affair, not damage.
@@ -56,7 +59,7 @@ def check_integrity(server: Server, repository: Repository, set_id: str) -> Look
                     f"{len(there)} tables",
                 )
             )
-        if not expected and not known:
+        if not expected and not known and not proven:
             # An image that finds its directory empty makes a new database that looks healthy.
             checks.append(
                 Check(

@@ -29,14 +29,20 @@ _TAIL = 1 << 20
 
 
 class ChosenBase(Frozen):
-    """The newest base backup that can be replayed to the target, and the newer ones that were passed over."""
+    """The newest base backup that can be replayed to the target, and the newer ones that were passed over.
 
-    set_id: str
-    recovery_point: datetime
-    reaches: str
+    With an empty ``set_id`` there is none, and ``why`` says why not.
+    """
+
+    set_id: str = ""
+    recovery_point: datetime | None = None
+    reaches: str = ""
     skipped: tuple[SkippedSet, ...] = ()
+    why: str = ""
 
     def __str__(self) -> str:
+        if not self.set_id:
+            return f"none: {self.why}"
         skipped = "; ".join(f"{one.set_id} ({one.reason})" for one in self.skipped)
         return f"{self.set_id}, WAL whole up to {self.reaches}" + (f"; skipped {skipped}" if skipped else "")
 
@@ -56,8 +62,11 @@ class Replayed(Frozen):
 
 @step(timeout=timedelta(hours=1))
 def choose_base(server: Server, repository: Repository, to: str) -> ChosenBase:
-    """Give the base backup to replay; see find_base."""
-    return find_base(server, repository, parse_target(to))
+    """Give the base backup to replay, or why there is none; see find_base."""
+    try:
+        return find_base(server, repository, parse_target(to))
+    except RecoveryError as error:
+        return ChosenBase(why=error.what)
 
 
 def find_base(server: Server, repository: Repository, target: Target) -> ChosenBase:
@@ -76,6 +85,7 @@ def find_base(server: Server, repository: Repository, target: Target) -> ChosenB
                 recovery_point=one.manifest.recovery_point,
                 reaches=write_lsn(end.whole),
                 skipped=tuple(skipped),
+                why="the base backup is whole and the WAL received since has no gap",
             )
         skipped.append(SkippedSet(set_id=one.set_id, reason=wrong))
     looked = "; ".join(f"{one.set_id}: {one.reason}" for one in skipped) or "there is none"

@@ -82,9 +82,12 @@ case $1 in
         echo "$target is not empty" >&2
         exit 9
       fi
-      find "$target" -mindepth 1 -maxdepth 1 ! -name .recoup-making -exec rm -rf {} +
+      find "$target" -mindepth 1 -maxdepth 1 ! -name .recoup-making ! -name recovery.signal -exec rm -rf {} +
     fi
     $as_server sh -c 'echo "making $2" >"$1/.recoup-making"' - "$target" "$LABEL"
+    # From the first file on: a server that finds it, and is not told how to recover, refuses to start. Without it, one
+    # that is started on half of a recovery would serve what the base backup held, and nothing since.
+    $as_server sh -c ': >"$1/recovery.signal"' - "$target"
     count=$#
     chain=
     number=0
@@ -115,7 +118,7 @@ case $1 in
       echo 'exit 1'
     } >"$work/fetch-wal"
     if [ "$(id -u)" = 0 ]; then chown "$server_user" "$work/fetch-wal"; fi
-    $as_server sh -c ': >"$1/recovery.signal"; rm -f "$1/standby.signal"' - "$target"
+    rm -f "$target/standby.signal"
     # What the WAL was written with must not be undercut, whatever file the settings stand in.
     control() { $as_server pg_controldata -D "$target" | sed -n "s/^$1 setting: *//p"; }
     connections=$(control max_connections) processes=$(control max_worker_processes) senders=$(control max_wal_senders)

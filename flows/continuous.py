@@ -1,0 +1,73 @@
+"""Continuous backup of the database: base backups by schedule, and the branch of its recovery that replays WAL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow
+from pydantic import Field
+
+from flows.procedure import Run, Steps, current_watcher
+from recoup.catalog import Repository
+from recoup.plan import Plan, load_plan
+from recoup.records import BackupUse, Check, Frozen, Outcome, Subject
+from recoup.stacks import Stack, open_stack
+from tasks.postgres import Server
+from tasks.postgres_base import BaseTaken, begin_anew, take_base_backup
+from tasks.postgres_replay import ChosenBase, Replayed, replay_wal, start_replayed
+from tasks.wal_receiver import prepare_continuous
+
+
+class BaseRequest(Frozen):
+    """Which server to copy, and whether whole."""
+
+    plan: Path = Field(description="The plan's YAML file, on the machine that runs the backup")
+    component: str = Field("", description="The postgres component of the plan; empty: the only one")
+    full: bool = Field(True, description="The whole server, or what changed since the last copy (PostgreSQL 17+)")
+
+
+@flow(name="back-up-base", log_prints=False)
+def back_up_base(request: BaseRequest) -> BaseTaken:
+    """Take one base backup and give what was published; raises RecoupError when none was."""
+    plan = load_plan(request.plan)
+    return run_base_backup(plan, open_stack(plan), request.component, full=request.full)
+
+
+def run_base_backup(plan: Plan, stack: Stack, component: str = "", *, full: bool = True) -> BaseTaken:
+    """See that the WAL is received, and take a base backup."""
+    server = Server.of(plan, stack, component or None)
+    repository = Repository(plan.platform.repository)
+    steps = Steps(current_watcher())
+    steps.step("See that the WAL is received", prepare_continuous, server)
+    return steps.step("Copy the server's files", take_base_backup, server, repository, not full)
+
+
+def replay(run: Run, server: Server, repository: Repository, base: ChosenBase, to: str, label: str) -> Replayed:
+    """Restore the server from a base backup and WAL, start it, and have its WAL received again."""
+    step = run.steps.step
+    scratch = run.job.plan.platform.scratch
+    run.backup = BackupUse(
+        set_id=base.set_id, recovery_point=base.recovery_point, skipped=base.skipped, why=f"continuous: {base.why}"
+    )
+    done = step("Replay the WAL on a base backup", replay_wal, server, repository, base.set_id, to, label, scratch)
+    run.checks.extend(done.checks)
+    run.state_left = f"old data kept at {done.aside}" if done.aside else ""
+    resumed = step("Start it and receive its WAL again", start_replayed, server)
+    if not resumed.received:
+        run.checks.append(
+            Check(
+                name="the WAL is received again",
+                subject=Subject.STATUS,
+                outcome=Outcome.UNPROVEN,
+                expected="a receiver that streams",
+                seen=resumed.seen,
+            )
+        )
+    return done
+
+
+def begin_again(run: Run, server: Server, repository: Repository) -> None:
+    """Begin a new base backup: what was taken before a restore is of another timeline, and a long way to replay."""
+    begun = run.steps.step("Take a new base backup", begin_anew, server, repository, fresh=True)
+    if not begun.set_id:
+        run.next_step = run.next_step or f"no base backup since the recovery ({begun.why}): recoup backup base"
