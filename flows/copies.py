@@ -150,9 +150,13 @@ def _prune_copy(copy: CopyPlace, known: Mapping[str, Rule], *, dry_run: bool) ->
         copy.place.check()
         for name, rule in known.items():
             decisions += expiring(copy, name, rule)
-        for one in decisions:
-            if not one.kept and not dry_run:
-                copy.remove(one.set_id)
     except RecoupError as error:
         failed.append(first_line(error))
+    for one in decisions:
+        if one.kept or dry_run:
+            continue
+        try:
+            copy.remove(one.set_id)
+        except RecoupError as error:
+            failed.append(f"{one.set_id} was not removed: {first_line(error)}")
     return Pruned(f"{copy.name} ({copy.place.where})", tuple(decisions), tuple(failed))

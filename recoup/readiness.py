@@ -34,7 +34,8 @@ class PlaceSeen:
 class StoreSeen:
     """One store: its objective, its newest set here, what is newer than that, and where else it is.
 
-    ``interval`` is how often the plan backs it up. ``continuous`` is how far WAL that was received reaches. ``local``
+    ``interval`` is how often the plan backs it up. ``continuous`` is how far WAL that was received reaches,
+    ``wal_trouble`` why it does not count. ``local``
     is the repository of this machine, ``copies`` the plan's copies. ``proven`` is the moment the newest proven set
     holds, ``failed`` says that the newest set's restore test failed. ``unprotected`` says what changed since the newest
     set, for a store with an objective of 0.
@@ -46,6 +47,7 @@ class StoreSeen:
     local: PlaceSeen
     copies: Sequence[PlaceSeen] = ()
     continuous: datetime | None = None
+    wal_trouble: str = ""
     proven: datetime | None = None
     failed: bool = False
     unprotected: str = ""
@@ -93,7 +95,11 @@ def _age(store: StoreSeen, now: datetime) -> Finding:
             or f"kept by version control; the newest set is {human(age)} old, nothing has changed since"
         )
         return Finding(store.name, "RPO", not store.unprotected, why)
-    return Finding(store.name, "RPO", age <= store.rpo, f"{by} is {human(age)} old, RPO {human(store.rpo)}")
+    why = f"{by} is {human(age)} old, RPO {human(store.rpo)}"
+    if store.wal_trouble:
+        # The plan counts on it: a set that happens to be young enough does not make up for it.
+        return Finding(store.name, "RPO", False, f"{why}; received WAL does not count: {store.wal_trouble}")
+    return Finding(store.name, "RPO", age <= store.rpo, why)
 
 
 def _proven(store: StoreSeen, now: datetime) -> Finding:

@@ -155,7 +155,7 @@ def take_database_backup(server: Server, repository: Repository) -> Taken:
             state="no set was published; the older ones are untouched",
             next_step=f"see to the space and rights of {repository.root}, then run: recoup backup now",
         ) from None
-    pruned = repository.prune(server.spec.store, server.spec.backup.keep)
+    pruned = repository.prune(server.spec.store, server.spec.backup)
     return Taken(
         set_id=manifest.set_id,
         recovery_point=recovery_point,

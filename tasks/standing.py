@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from recoup.catalog import BackupSet, Repository
 from recoup.errors import RecoupError, first_line
+from recoup.manifest import BaseBackup
 from recoup.plan import (
     BackupPolicy,
     ComposeSite,
@@ -20,9 +21,11 @@ from recoup.plan import (
     RedisComponent,
 )
 from recoup.readiness import PlaceSeen, StoreSeen
+from recoup.wal import parse_lsn, places, reach
 from tasks.configuration import Configuration
 from tasks.configuration_backup import unprotected_drift
 from tasks.copies import CopyPlace
+from tasks.heartbeat import witness_of
 
 HERE = "this machine's disk"
 _UNPROTECTED = "in no backup set as it is"
@@ -57,16 +60,43 @@ def _store(
         point=_point(usable[0]) if usable else None,
     )
     policy: BackupPolicy | None = component.backup
+    received, trouble = received_until(component, usable)
     return StoreSeen(
         name=component.store,
         rpo=plan.objectives.rpo.get(component.store, timedelta(0)),
         interval=policy.interval if policy else timedelta(hours=24),
         local=local,
         copies=tuple(_copied(spec, repository, series, usable, home) for spec in plan.platform.copies),
+        continuous=received,
+        wal_trouble=trouble,
         proven=_point(passed[0]) if passed else None,
         failed=bool(sets) and sets[0].verified is not None and not sets[0].verified.passed,
         unprotected=_unprotected(plan, name) if isinstance(component, ConfigurationComponent) else "",
     )
+
+
+def received_until(
+    component: PostgresComponent | RedisComponent | ConfigurationComponent, sets: Sequence[BackupSet]
+) -> tuple[datetime | None, str]:
+    """Give the last heartbeat that can be replayed onto a set that is there, or why received WAL does not count."""
+    if not isinstance(component, PostgresComponent) or component.continuous is None:
+        return None, ""
+    wal = component.continuous.wal
+    bases = (one.manifest.holds for one in sets if one.manifest)
+    base = next((holds for holds in bases if isinstance(holds, BaseBackup)), None)
+    if base is None:
+        return None, "there is no base backup to replay it on"
+    found = reach(places(wal, base.system_identifier), base)
+    if found.wrong:
+        return None, found.wrong
+    witness = witness_of(wal)
+    if component.continuous.heartbeat is None:
+        return None, ""
+    if witness is None or witness.system_identifier != base.system_identifier:
+        return None, f"no heartbeat of this server has been noted in {wal}"
+    if parse_lsn(witness.lsn) > found.whole + (base.segment_size if found.partial else 0):
+        return None, f"it ends before the last heartbeat, {witness.lsn}"
+    return witness.at, ""
 
 
 def _copied(spec: Copy, repository: Repository, series: list[str], here: list[BackupSet], home: Path) -> PlaceSeen:

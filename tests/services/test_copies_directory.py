@@ -12,12 +12,13 @@ from flows.copies import fetch_latest, run_copies
 from recoup.catalog import MANIFEST, BackupSet, Repository, problems, set_id, sha256
 from recoup.errors import BusyError, DamagedError, PreconditionError, RecoveryError, WrongKeyError
 from recoup.manifest import BaseBackup, Verification
-from recoup.plan import DirectoryCopy
+from recoup.plan import ContinuousPolicy, DirectoryCopy
 from recoup.records import Check, Outcome, Subject, now
 from recoup.retention import Keep
 from recoup.sealing import new_key_pair
 from tasks.copies import NOTE, CopyPlace
 from tasks.copies_sync import lacking, sync_copy
+from tasks.standing import received_until
 from tests.object_store import NOON, plan_with, taken
 
 
@@ -335,3 +336,12 @@ def test_the_first_copy_that_has_a_good_one_is_used(
     gone = DirectoryCopy(name="gone", path=tmp_path / "gone")
     fetched = fetch_latest(plan_with(there.root, gone, disk), "", "database")
     assert (fetched.copy_name, fetched.use.set_id) == ("disk", one.set_id)
+
+
+def test_wal_counts_only_where_it_goes_on_from_a_base_backup_that_is_there(here: Repository, tmp_path: Path) -> None:
+    _, postgres = plan_with(here.root).postgres()
+    policy = ContinuousPolicy(wal=tmp_path / "wal", base=postgres.backup)
+    continuous = postgres.model_copy(update={"continuous": policy})
+    assert received_until(postgres.model_copy(update={"continuous": None}), ()) == (None, "")
+    assert "no base backup" in received_until(continuous, (taken(here, NOON),))[1]
+    assert received_until(continuous, (based(here, 0),))[1], "there is no WAL at all"

@@ -63,6 +63,12 @@ def test_received_wal_counts_but_only_on_top_of_a_set() -> None:
     assert "without a set" in found(none)["RPO"].why
 
 
+def test_a_gap_in_received_wal_is_told_though_a_set_is_young_enough() -> None:
+    gap = replace(GOOD, wal_trouble="the segment 000000010000000000000003 is missing")
+    assert unmet(gap) == {"RPO"}
+    assert "000000010000000000000003 is missing" in found(gap)["RPO"].why
+
+
 def test_a_newest_set_that_failed_its_restore_test_does_not_meet_the_objective() -> None:
     assert unmet(replace(GOOD, failed=True)) == {"RPO"}
 
