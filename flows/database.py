@@ -132,7 +132,7 @@ def _procedure(run: Run, request: DatabaseRecovery) -> None:
     # 1 verify the status
     found = step("Diagnose the database", diagnose_database, server, repository, fresh=anew)
     # 2 restart, and wait until it truly answers
-    if found.condition not in (Condition.HEALTHY, Condition.DAMAGED):
+    if found.condition not in (Condition.HEALTHY, Condition.DAMAGED) and not found.emptied:
         starting = found.condition is Condition.STARTING
         found = step("Restart the database", restart_database, server, repository, starting, fresh=anew)
     # 3 if that fails: base backup and WAL; where that cannot be, the newest good dump beside, compared, swapped

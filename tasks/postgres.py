@@ -49,13 +49,17 @@ class Condition(StrEnum):
 
 
 class Diagnosis(Frozen):
-    """The condition of a server, with what was seen; ``missing`` names relations the last backup has and it has not."""
+    """The condition of a server, with what was seen; ``missing`` names relations the last backup has and it has not.
+
+    ``replaced``: it has data, but not those that were backed up; ``emptied``: it has none, and must not be started.
+    """
 
     condition: Condition
     seen: str
     missing: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()
     replaced: bool = False
+    emptied: bool = False
 
     def __str__(self) -> str:
         return f"{self.condition}: {self.seen}"
@@ -215,7 +219,21 @@ def look(server: Server, repository: Repository, *, read_all: bool = True) -> Di
 @step(timeout=timedelta(minutes=15))
 def diagnose_database(server: Server, repository: Repository) -> Diagnosis:
     """Give the condition of the server; changes nothing."""
-    return look(server, repository)
+    found = look(server, repository)
+    # Only with sets to restore: a server that never had data is started like any other.
+    if found.condition is Condition.DOWN and repository.sets(server.spec.store) and _emptied(server):
+        return found.model_copy(update={"seen": f"{found.seen}, its data directory is empty", "emptied": True})
+    return found
+
+
+def _emptied(server: Server) -> bool:
+    """Say whether the data directory holds no cluster; started now, an image would make a new one and take writes."""
+    try:
+        test = ("sh", "-c", '[ -n "$PGDATA" ] && [ ! -s "$PGDATA/PG_VERSION" ] && echo empty')
+        done = server.stack.beside(server.spec.service, test, timeout=timedelta(minutes=1), check=False)
+    except RecoveryError:
+        return False
+    return done.text == "empty"
 
 
 @step(timeout=timedelta(minutes=20), retries=1)

@@ -96,6 +96,11 @@ def base_command(server: Server, target: Path, packer: str, parent: Path | None)
 
 @step(timeout=COPY, retries=1)
 def take_base_backup(server: Server, repository: Repository, incremental: bool) -> BaseTaken:
+    """Take a base backup; see take_base."""
+    return take_base(server, repository, incremental)
+
+
+def take_base(server: Server, repository: Repository, incremental: bool) -> BaseTaken:
     """Take a base backup and publish it; an ``incremental`` one where the last one, and the server, allow it.
 
     Raises RecoveryError when it fails: no set is published then, and the older ones stay.
@@ -161,7 +166,7 @@ def take_base_backup(server: Server, repository: Repository, incremental: bool) 
 def begin_anew(server: Server, repository: Repository) -> Begun:
     """Take a base backup of a server that was just recovered; a failure is told, and undoes no recovery."""
     try:
-        return Begun(set_id=take_base_backup.fn(server, repository, False).set_id)
+        return Begun(set_id=take_base(server, repository, False).set_id)
     except RecoupError as error:
         return Begun(why=error.what)
 

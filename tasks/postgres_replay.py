@@ -21,7 +21,7 @@ from tasks.postgres import Condition, Server, wait_until_it_answers
 from tasks.postgres_base import chain, series
 from tasks.postgres_beside import Place, place_in, running
 from tasks.step import note, step
-from tasks.wal_receiver import continuous_of, prepare_continuous, set_synchronous
+from tasks.wal_receiver import continuous_of, have_it_received, set_synchronous
 
 REPLAY = timedelta(hours=8)
 # A record that was not received to its end is not replayed; those that are longer are rare and said to be unproven.
@@ -140,7 +140,7 @@ def start_replayed(server: Server) -> Resumed:
             next_step=f"read the log of {server.spec.service}, mend its settings, start it, run the recovery again",
         )
     try:
-        return Resumed(received=True, seen=str(prepare_continuous.fn(server)))
+        return Resumed(received=True, seen=str(have_it_received(server)))
     except RecoveryError as error:
         if continuous_of(server).policy == "zero-loss" and continuous_of(server).without_receiver == "wait":
             raise

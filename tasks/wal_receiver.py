@@ -69,6 +69,11 @@ def receiver_of(server: Server) -> Receiver:
 
 @step(timeout=timedelta(minutes=5), retries=1)
 def prepare_continuous(server: Server) -> Receiver:
+    """Have the server's WAL received; see have_it_received."""
+    return have_it_received(server)
+
+
+def have_it_received(server: Server) -> Receiver:
     """Set the server to what continuous backup needs, see that its WAL is received, and give the receiver's state.
 
     Every setting takes effect without a restart; PreconditionError for those that would need one.
@@ -82,9 +87,10 @@ def prepare_continuous(server: Server) -> Receiver:
         for name, value in wanted.items():
             _set(connection, name, value)
         connection.execute("SELECT pg_reload_conf()")
-    if not server.stack.state(policy.receiver).running:
+    if not receiver_of(server).streaming:
+        # One that runs may be waiting, ever longer, before it tries again.
         note(f"starting {policy.receiver}")
-        server.stack.start(policy.receiver)
+        server.stack.restart(policy.receiver)
     found = wait_for_receiver(server, timedelta(seconds=60))
     if policy.policy == "zero-loss":
         set_synchronous(server, waits=True)

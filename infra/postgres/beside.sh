@@ -52,7 +52,8 @@ serve() {
     -c ssl=off -c archive_mode=off -c dynamic_shared_memory_type=mmap -c external_pid_file= \
     -c synchronous_standby_names= -c fsync=off -c full_page_writes=off "$@" </dev/null >"$PLACE/server.log" 2>&1 &
   server=$!
-  (cat <&3 >/dev/null; kill -INT "$server" 2>/dev/null) &
+  # Again and again: a server that is only just starting does not heed it yet.
+  (cat <&3 >/dev/null; while kill -INT "$server" 2>/dev/null; do sleep 0.2 || sleep 1; done) &
   waiting=$!
   code=0
   wait "$server" || code=$?
