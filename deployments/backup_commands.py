@@ -17,8 +17,9 @@ from rich.table import Column, Table
 from deployments.options import AsJson, PlanPath
 from deployments.orchestrator import run_flow
 from deployments.screen import open_screen
-from flows.backup import DatabaseBackup, back_up_database
+from flows.backup import DatabaseBackup, DatabaseVerification, back_up_database, verify_backup
 from flows.configuration import ConfigurationBackup, back_up_configuration
+from flows.continuous import BaseRequest, back_up_base
 from flows.copies import (
     CopyBackups,
     Pruned,
@@ -39,15 +40,18 @@ backup = typer.Typer(no_args_is_help=True, help="Take, list, verify, copy, fetch
 
 
 class Store(StrEnum):
-    """Which kind of store is meant."""
+    """Which kind of store is meant; ``base`` is the physical copy of a database that WAL is replayed on."""
 
     DATABASE = "database"
+    BASE = "base"
     REDIS = "redis"
     CONFIGURATION = "configuration"
     ALL = "all"
 
 
 StoreOption = Annotated[Store, typer.Option(help="Which stores of the plan.")]
+LOGICAL = (Store.DATABASE, Store.ALL)
+BASES = (Store.BASE, Store.DATABASE, Store.ALL)
 CopyOption = Annotated[str, typer.Option("--at", help="The sets in this copy of the plan; default: those here.")]
 
 
@@ -56,10 +60,13 @@ def backup_now(
     plan: PlanPath,
     store: StoreOption = Store.ALL,
     component: Annotated[str, typer.Option(help="One component of the plan; default: all that --store means.")] = "",
+    verify: Annotated[bool, typer.Option(help="Restore the database's set into a throwaway server at once.")] = True,
     copy: Annotated[bool, typer.Option(help="Bring the plan's copies up to date afterwards.")] = True,
     as_json: AsJson = False,
 ) -> None:
     """Take a backup of each store and publish it as a set, then copy; one that fails does not stop the others.
+
+    All means every store that the plan backs up; a base backup is taken by --store base alone.
 
     Exit code 1 or 2 (that of the first failure) when a set or a copy could not be made.
     """
@@ -77,7 +84,7 @@ def backup_now(
 
     with watched_by(screen):
         for kind, name in _components(loaded, store, component):
-            attempt(lambda kind=kind, name=name: _back_up(kind, plan, name, screen.note), "published ")  # type: ignore[misc]
+            attempt(lambda kind=kind, name=name: _back_up(kind, plan, name, verify, screen.note), "published ")  # type: ignore[misc]
         if copy and loaded.platform.copies:
             attempt(lambda: run_flow(copy_backups, CopyBackups(plan=plan), screen.note), "copied\n")
     if failures:
@@ -113,11 +120,24 @@ def backup_list(plan: PlanPath, store: StoreOption = Store.ALL, at: CopyOption =
 
 
 @backup.command("verify")
-def backup_verify(plan: PlanPath, store: StoreOption = Store.ALL, at: CopyOption = "") -> None:
+def backup_verify(
+    plan: PlanPath,
+    store: StoreOption = Store.ALL,
+    at: CopyOption = "",
+    restore: Annotated[
+        str, typer.Option(metavar="SET", help="Restore this set of the database for a test; 'latest': the newest.")
+    ] = "",
+) -> None:
     """Compare every set's files with its manifest; those of a copy are fetched and opened for it.
 
-    Exit code 1 when one is not whole.
+    With --restore one set of the database is restored into a throwaway server and compared: then it counts as verified.
+    Exit code 1 when one is not whole, or failed.
     """
+    if restore:
+        screen = open_screen(json=False)
+        with watched_by(screen):
+            typer.echo(str(run_flow(verify_backup, DatabaseVerification(plan=plan, set_id=restore), screen.note)))
+        return
     loaded = load_plan(plan)
     wrong = 0
     for set_id, found, good in _verdicts(loaded, _series(loaded, store), at):
@@ -163,9 +183,9 @@ def backup_fetch(
     typer.echo(f"fetched {fetch_set(load_plan(plan), copy, set_id)}")
 
 
-def _kind(component: Component) -> Store | None:
+def _kind(component: Component, asked: Store) -> Store | None:
     if isinstance(component, PostgresComponent):
-        return Store.DATABASE
+        return Store.BASE if asked is Store.BASE else Store.DATABASE
     if isinstance(component, RedisComponent):
         return Store.REDIS
     return Store.CONFIGURATION if isinstance(component, ConfigurationComponent) else None
@@ -174,7 +194,7 @@ def _kind(component: Component) -> Store | None:
 def _components(plan: Plan, store: Store, name: str) -> Iterator[tuple[Store, str]]:
     """Give the components to back up, those with a policy; one that is named also without."""
     if name:
-        kind = _kind(plan.component(name))
+        kind = _kind(plan.component(name), store)
         if kind is None or store not in (kind, Store.ALL):
             raise PreconditionError(
                 f"{name} is not a component that is backed up as {store}",
@@ -183,14 +203,17 @@ def _components(plan: Plan, store: Store, name: str) -> Iterator[tuple[Store, st
         yield kind, name
         return
     for known, component in plan.components.items():
-        kind = _kind(component)
-        if kind is not None and store in (kind, Store.ALL) and getattr(component, "backup", None):
+        kind = _kind(component, store)
+        policy = getattr(component, "continuous" if kind is Store.BASE else "backup", None)
+        if kind is not None and store in (kind, Store.ALL) and policy:
             yield kind, known
 
 
-def _back_up(kind: Store, plan: Path, component: str, tell: Callable[[str], None]) -> BaseModel:
+def _back_up(kind: Store, plan: Path, component: str, verify: bool, tell: Callable[[str], None]) -> BaseModel:
     if kind is Store.DATABASE:
-        return run_flow(back_up_database, DatabaseBackup(plan=plan, component=component), tell)
+        return run_flow(back_up_database, DatabaseBackup(plan=plan, component=component, verify=verify), tell)
+    if kind is Store.BASE:
+        return run_flow(back_up_base, BaseRequest(plan=plan, component=component), tell)
     if kind is Store.REDIS:
         return run_flow(back_up_redis, RedisBackup(plan=plan, component=component), tell)
     return run_flow(back_up_configuration, ConfigurationBackup(plan=plan, component=component), tell)
@@ -201,10 +224,11 @@ def _series(plan: Plan, store: Store) -> tuple[str, ...]:
     for component in plan.components.values():
         if not isinstance(component, PostgresComponent | RedisComponent | ConfigurationComponent):
             continue
-        if store in (_kind(component), Store.ALL):
+        if isinstance(component, PostgresComponent):
+            found += [component.store] if store in LOGICAL else []
+            found += [f"{component.store}-base"] if store in BASES and component.continuous else []
+        elif store in (_kind(component, store), Store.ALL):
             found.append(component.store)
-            if isinstance(component, PostgresComponent) and component.continuous:
-                found.append(f"{component.store}-base")
     return tuple(found)
 
 

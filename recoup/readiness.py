@@ -104,7 +104,9 @@ def _age(store: StoreSeen, now: datetime) -> Finding:
 
 def _proven(store: StoreSeen, now: datetime) -> Finding:
     if store.proven is None:
-        return Finding(store.name, "proven", False, "no set's restore test has passed; run: recoup backup verify")
+        return Finding(
+            store.name, "proven", False, "no set's restore test has passed; recoup backup now makes a set and tests it"
+        )
     return Finding(store.name, "proven", True, f"the newest proven set is {human(now - store.proven)} old")
 
 

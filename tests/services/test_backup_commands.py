@@ -89,10 +89,15 @@ def test_ready_tells_what_is_missing_and_the_exit_code_says_whether(run: Run, tm
     nothing = run("ready")
     assert nothing.exit_code == 1
     assert "take one: recoup backup now" in " ".join(nothing.output.replace("│", " ").split())
-    run("backup", "now", "--store", "database")
+    run("backup", "now", "--store", "database", "--no-verify")
+    unproven = run("ready", "--json").output
+    assert '"store": "database", "asked": "proven", "met": false' in unproven
+    proven = run("backup", "verify", "--restore", "latest")
+    assert proven.exit_code == 0, proven.output
+    assert "no" not in run("backup", "list", "--store", "database").output.split()
     some = run("ready", "--json")
     assert some.exit_code == 1
-    assert '"store": "database", "asked": "RPO", "met": true' in some.output
+    assert '"store": "database", "asked": "proven", "met": true' in some.output
     assert '"store": "database", "asked": "3 copies", "met": true' in some.output
     assert '"store": "database", "asked": "1 elsewhere", "met": true' in some.output
     assert '"store": "redis", "asked": "RPO", "met": false' in some.output
