@@ -110,7 +110,8 @@ def measure(link: Link) -> Content:
                 if len(sample) < SAMPLE or rank > sample[0][0]:
                     entry = (rank, Sampled(database=database, key=key.hex(), expires=expires))
                     (heapq.heappush if len(sample) < SAMPLE else heapq.heapreplace)(sample, entry)
-            note(f"read {len(seen):,} keys of database {database}")
+            if page:
+                note(f"read {len(seen):,} keys of database {database}")
     if known >= (7,):
         for library in items(link.ask("FUNCTION", "LIST", "WITHCODE")):
             found.add(0, _digest(b"function", *(_flat(library))), 0, keys=0)
