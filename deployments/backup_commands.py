@@ -71,6 +71,12 @@ def backup_now(
     Exit code 1 or 2 (that of the first failure) when a set or a copy could not be made.
     """
     loaded = load_plan(plan)
+    wanted = list(_components(loaded, store, component))
+    if not wanted:
+        raise PreconditionError(
+            f"the plan backs up nothing as {store}",
+            next_step="give the component a backup policy, or a continuous one for base backups",
+        )
     failures: list[RecoupError] = []
     screen = open_screen(json=as_json)
 
@@ -83,7 +89,7 @@ def backup_now(
             typer.echo(f"recoup: {error}", err=True)
 
     with watched_by(screen):
-        for kind, name in _components(loaded, store, component):
+        for kind, name in wanted:
             attempt(lambda kind=kind, name=name: _back_up(kind, plan, name, verify, screen.note), "published ")  # type: ignore[misc]
         if copy and loaded.platform.copies:
             attempt(lambda: run_flow(copy_backups, CopyBackups(plan=plan), screen.note), "copied\n")

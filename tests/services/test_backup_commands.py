@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from deployments.cli import build
 from recoup.catalog import Repository, problems
+from recoup.errors import PreconditionError
 from recoup.plan import DirectoryCopy, load_plan
 from tasks.sandbox import Sandbox
 
@@ -83,6 +84,13 @@ def test_a_copy_that_cannot_be_made_is_told_and_the_set_is_there(run: Run, tmp_p
     assert "Traceback" not in taken.output
     assert problems(Repository(tmp_path / "backups").sets("redis")[0]) == ""
     assert run("backup", "now", "--store", "redis", "--no-copy").exit_code == 0
+
+
+def test_asking_for_what_the_plan_does_not_back_up_is_refused(run: Run) -> None:
+    with pytest.raises(PreconditionError, match="no component named nothing"):
+        run("backup", "now", "--component", "nothing")
+    with pytest.raises(PreconditionError, match="not a component that is backed up"):
+        run("backup", "now", "--store", "redis", "--component", "postgres")
 
 
 def test_ready_tells_what_is_missing_and_the_exit_code_says_whether(run: Run, tmp_path: Path) -> None:
