@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from collections import Counter
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +15,69 @@ from prefect.types.entrypoint import EntrypointType
 from pydantic import BaseModel
 
 from flows.backup import DatabaseBackup, back_up_database
+from flows.configuration import ConfigurationBackup, back_up_configuration
+from flows.continuous import BaseRequest, back_up_base
+from flows.copies import CopyBackups, copy_backups
 from flows.database import DatabaseRecovery, recover_database
 from flows.drill import DatabaseDrill, drill_database
-from recoup.plan import Plan
+from flows.redis_store import RedisBackup, RedisRecovery, back_up_redis, recover_redis
+from recoup.plan import ConfigurationComponent, Plan, PostgresComponent, RedisComponent
 
 # A fixed anchor: counted from each start of the server, a schedule could be put off for ever by restarts.
 ANCHOR = datetime(2026, 1, 1, tzinfo=UTC)
+# A copy that failed is caught up by the next one.
+COPIES = timedelta(minutes=5)
 # A second start is refused at once: the lease would refuse it later, after a process was made for it.
 ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
 
 
 def deployments(path: Path, plan: Plan) -> tuple[RunnerDeployment, ...]:
-    """Give the deployments of a plan: database recovery, backup (as often as the RPO needs) and drill."""
-    component, postgres = plan.postgres()
+    """Give the deployments of a plan: recoveries, backups (as often as the RPO needs), copies, and the drill."""
     where = path.absolute()
-    every = Interval(postgres.backup.interval, anchor_date=ANCHOR, slug=f"rpo-{postgres.store}")
-    return (
-        _offer(recover_database, DatabaseRecovery(plan=where, component=component)),
-        _offer(back_up_database, DatabaseBackup(plan=where, component=component), every),
-        _offer(drill_database, DatabaseDrill()),
-    )
+    offered: list[RunnerDeployment] = [_offer(drill_database, DatabaseDrill())]
+    several = {kind for kind, count in Counter(c.kind for c in plan.components.values()).items() if count > 1}
+    for name, component in plan.components.items():
+        suffix = f"-{name}" if component.kind in several else ""
+        if isinstance(component, PostgresComponent):
+            store, policy = component.store, component.continuous
+            backup = DatabaseBackup(plan=where, component=name)
+            offered += [
+                _offer(recover_database, DatabaseRecovery(plan=where, component=name), suffix=suffix),
+                _offer(back_up_database, backup, _every(component.backup.interval, store), suffix=suffix),
+            ]
+            if policy:
+                base = BaseRequest(plan=where, component=name)
+                offered.append(_offer(back_up_base, base, _every(policy.base.interval, f"{store}-base"), suffix=suffix))
+            if policy and policy.incremental:
+                since = BaseRequest(plan=where, component=name, full=False)
+                every = _every(policy.incremental, f"{store}-incremental")
+                offered.append(_offer(back_up_base, since, every, suffix=f"{suffix}-incremental"))
+        elif isinstance(component, RedisComponent):
+            offered.append(_offer(recover_redis, RedisRecovery(plan=where, component=name), suffix=suffix))
+            if component.backup:
+                taken = RedisBackup(plan=where, component=name)
+                offered.append(
+                    _offer(back_up_redis, taken, _every(component.backup.interval, component.store), suffix=suffix)
+                )
+        elif isinstance(component, ConfigurationComponent) and component.backup:
+            tree = ConfigurationBackup(plan=where, component=name)
+            offered.append(
+                _offer(back_up_configuration, tree, _every(component.backup.interval, component.store), suffix=suffix)
+            )
+    if plan.platform.copies:
+        offered.append(_offer(copy_backups, CopyBackups(plan=where), _every(COPIES, "copies")))
+    return tuple(offered)
 
 
-def _offer(flow: Flow[Any, Any], request: BaseModel, schedule: Schedule | None = None) -> RunnerDeployment:
+def _every(interval: timedelta, what: str) -> Schedule:
+    return Interval(interval, anchor_date=ANCHOR, slug=f"rpo-{what}")
+
+
+def _offer(
+    flow: Flow[Any, Any], request: BaseModel, schedule: Schedule | None = None, *, suffix: str = ""
+) -> RunnerDeployment:
     made = flow.to_deployment(
-        flow.name,
+        f"{flow.name}{suffix}",
         parameters={"request": request.model_dump(mode="json")},
         description=flow.fn.__doc__,
         schedule=schedule,

@@ -32,11 +32,12 @@ class Entry:
 
 COMMANDS = {
     "plan": Entry("deployments.plan_commands", "Check, show and describe the plan."),
-    "recover": Entry("deployments.run_commands", "Recover a component by the plan's procedure."),
+    "recover": Entry("deployments.recover_commands", "Recover a component by the plan's procedure."),
     "drill": Entry("deployments.run_commands", "Drill a procedure on a sandbox that is really broken."),
     "backup": Entry("deployments.backup_commands", "Take, list, verify, copy, fetch and prune backup sets."),
     "restore": Entry("deployments.restore_commands", "Restore a table, schema or database beside what is in use."),
     "ready": Entry("deployments.ready_commands", "Say whether the backups would carry a recovery now."),
+    "watch": Entry("deployments.watch", "Write heartbeats, watch the WAL's receiver, until interrupted."),
     "report": Entry("deployments.report_commands", "Show recovery records: the last, one, or all with compliance."),
     "serve": Entry("deployments.serve", "Serve the plan's procedures and schedules from a Prefect server."),
 }

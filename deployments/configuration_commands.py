@@ -1,4 +1,4 @@
-"""The commands about configuration: recoup recover configuration, and its backup."""
+"""recoup recover configuration."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ from typing import Annotated
 
 import typer
 
+from deployments.asking import confirm
 from deployments.options import AsJson, PlanPath
 from deployments.orchestrator import run_flow
-from deployments.run_commands import _confirm
 from deployments.screen import open_screen
 from flows.configuration import (
-    ConfigurationBackup,
     ConfigurationRestore,
-    back_up_configuration,
     preview_configuration,
     restore_configuration,
 )
@@ -41,21 +39,9 @@ def recover_configuration_command(
         return
     if not yes:
         name = loaded.configuration(component or None)[0]
-        _confirm(loaded.platform.name, f"bring back {name} of {loaded.platform.name}")
+        confirm(loaded.platform.name, f"bring back {name} of {loaded.platform.name}")
     screen = open_screen(json=as_json)
     with watched_by(screen):
         request = ConfigurationRestore(plan=plan, component=component, backup=use)
         restored = run_flow(restore_configuration, request, screen.note)
     typer.echo(restored.model_dump_json() if as_json else f"brought back from {restored.set_id}: {restored}")
-
-
-def back_up_configuration_command(
-    plan: PlanPath,
-    component: Annotated[str, typer.Option(help="The configuration component; default: the plan's only one.")] = "",
-    as_json: AsJson = False,
-) -> None:
-    """Back the configuration up if it changed, and restore the set for a test."""
-    screen = open_screen(json=as_json)
-    with watched_by(screen):
-        taken = run_flow(back_up_configuration, ConfigurationBackup(plan=plan, component=component), screen.note)
-    typer.echo(taken.model_dump_json() if as_json else f"{'published' if taken.published else 'kept'} {taken}")

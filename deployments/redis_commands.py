@@ -1,4 +1,4 @@
-"""The commands about Redis: recoup recover redis, and its backup."""
+"""recoup recover redis."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
+from deployments.asking import confirm, leave, moment
 from deployments.options import AsJson, PlanPath
 from deployments.orchestrator import run_flow
-from deployments.run_commands import _confirm, _leave, _moment
 from deployments.screen import open_screen
 from flows.database import When
 from flows.procedure import recording, watched_by
-from flows.redis_store import RedisBackup, RedisRecovery, back_up_redis, preview, recover_redis
+from flows.redis_store import RedisRecovery, preview, recover_redis
 from recoup.errors import RecoveryError
 from recoup.plan import load_plan
 
@@ -34,7 +34,7 @@ def recover_redis_command(
     Exit codes: 0 recovered; 1 ran, not recovered or unproven; 2 could not run; 130 interrupted.
     """
     request = RedisRecovery(
-        plan=plan, component=component, backup=use, restore=restore, began=_moment(began), reason=reason, fresh=fresh
+        plan=plan, component=component, backup=use, restore=restore, began=moment(began), reason=reason, fresh=fresh
     )
     loaded = load_plan(plan)
     if dry_run:
@@ -42,7 +42,7 @@ def recover_redis_command(
             typer.echo(line)
         return
     if not yes:
-        _confirm(loaded.platform.name, f"recover {loaded.redis(component or None)[0]} of {loaded.platform.name}")
+        confirm(loaded.platform.name, f"recover {loaded.redis(component or None)[0]} of {loaded.platform.name}")
     screen = open_screen(json=as_json)
     with watched_by(screen), recording() as records:
         try:
@@ -50,16 +50,4 @@ def recover_redis_command(
         except RecoveryError:
             if not records:
                 raise
-    _leave(records[-1])
-
-
-def back_up_redis_command(
-    plan: PlanPath,
-    component: Annotated[str, typer.Option(help="The redis component; default: the plan's only one.")] = "",
-    as_json: AsJson = False,
-) -> None:
-    """Take one backup of Redis, restore it into a throwaway server and publish it as a set."""
-    screen = open_screen(json=as_json)
-    with watched_by(screen):
-        taken = run_flow(back_up_redis, RedisBackup(plan=plan, component=component), screen.note)
-    typer.echo(taken.model_dump_json() if as_json else f"published {taken}")
+    leave(records[-1])

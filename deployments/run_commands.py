@@ -1,30 +1,26 @@
-"""The commands that act: recoup recover, drill and backup. The same flows as Prefect runs, with or without a server."""
+"""The commands that act on the database: recoup recover and drill. The flows Prefect runs, with or without a server."""
 
 from __future__ import annotations
 
-import sys
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
+from deployments.asking import confirm, leave, moment
 from deployments.options import AsJson, PlanPath
 from deployments.orchestrator import run_flow
 from deployments.screen import open_screen
 from flows.database import DatabaseRecovery, Source, When, preview, recover_database
 from flows.drill import DatabaseDrill, Policy, StackKind, drill_database
 from flows.procedure import recording, watched_by
-from recoup.errors import PreconditionError, RecoveryError
+from recoup.errors import RecoveryError
 from recoup.plan import load_plan
-from recoup.records import RecoveryRecord, Verdict
 from tasks.postgres_fault import Fault
 from tasks.spoil import Spoil
 
-recover = typer.Typer(no_args_is_help=True, help="Recover a component by the plan's procedure.")
 drill = typer.Typer(no_args_is_help=True, help="Drill a procedure on a sandbox that is really broken.")
 
 
-@recover.command("database")
 def recover_database_command(
     plan: PlanPath,
     component: Annotated[str, typer.Option(help="The postgres component; default: the plan's only one.")] = "",
@@ -54,7 +50,7 @@ def recover_database_command(
         source=source,
         to=to,
         restore=restore,
-        began=_moment(began),
+        began=moment(began),
         reason=reason,
         fresh=fresh,
     )
@@ -64,7 +60,7 @@ def recover_database_command(
             typer.echo(line)
         return
     if not yes:
-        _confirm(loaded.platform.name, f"recover {loaded.postgres(component or None)[0]} of {loaded.platform.name}")
+        confirm(loaded.platform.name, f"recover {loaded.postgres(component or None)[0]} of {loaded.platform.name}")
     screen = open_screen(json=as_json)
     with watched_by(screen), recording() as records:
         try:
@@ -72,7 +68,7 @@ def recover_database_command(
         except RecoveryError:
             if not records:
                 raise
-    _leave(records[-1])
+    leave(records[-1])
 
 
 @drill.command("database")
@@ -96,31 +92,4 @@ def drill_database_command(
         except RecoveryError:
             if not records:
                 raise
-    _leave(records[-1])
-
-
-def _leave(record: RecoveryRecord) -> None:
-    raise typer.Exit(0 if record.verdict is Verdict.RECOVERED else 1)
-
-
-def _moment(text: str) -> datetime | None:
-    if not text:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise PreconditionError(f"{text!r} is not a time", next_step="write it as 2026-11-23T03:12:05Z") from None
-    if moment.tzinfo is None:
-        raise PreconditionError(f"{text} has no time zone", next_step=f"write {text}Z for UTC, or add the offset")
-    if moment > datetime.now(UTC):
-        raise PreconditionError(f"{text} is in the future: an outage cannot begin after its recovery")
-    return moment
-
-
-def _confirm(name: str, what: str) -> None:
-    if not sys.stdin.isatty():
-        raise PreconditionError(
-            f"to {what} must be confirmed, and there is no terminal to ask at", next_step="add --yes"
-        )
-    if typer.prompt(f"About to {what}. Type the platform's name to go on").strip() != name:
-        raise PreconditionError("that is not the platform's name")
+    leave(records[-1])

@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -18,8 +18,9 @@ import typer
 from deployments.options import PlanPath
 from recoup.errors import PreconditionError, RecoveryError
 from recoup.places import state_home
-from recoup.plan import load_plan
+from recoup.plan import PostgresComponent, load_plan
 from recoup.process import Command, background
+from recoup.stacks import open_stack
 
 START = timedelta(seconds=120)
 
@@ -105,10 +106,18 @@ def _offer(plan: Path, url: str) -> None:
     import prefect
 
     from deployments.catalog import deployments
+    from tasks.heartbeat import watching
+    from tasks.postgres import Server
 
-    offered = deployments(plan, load_plan(plan))
+    loaded = load_plan(plan)
+    offered = deployments(plan, loaded)
     typer.echo(
         f"offering {', '.join(d.name for d in offered)} at {url.removesuffix('/api')}; stop with Ctrl-C", err=True
     )
     # Not paused when this ends: a backup that is not taken then shows as late instead of vanishing.
-    prefect.serve(*offered, print_starting_message=False, pause_on_shutdown=False)
+    with ExitStack() as while_it_serves:
+        for component, spec in loaded.components.items():
+            if isinstance(spec, PostgresComponent) and spec.continuous:
+                server = Server.of(loaded, open_stack(loaded), component)
+                while_it_serves.enter_context(watching(server, lambda text: typer.echo(text, err=True)))
+        prefect.serve(*offered, print_starting_message=False, pause_on_shutdown=False)

@@ -10,7 +10,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from deployments.configuration_commands import back_up_configuration_command, recover_configuration_command
+from deployments.backup_commands import backup_now
+from deployments.configuration_commands import recover_configuration_command
 from recoup.catalog import Repository
 from recoup.errors import PreconditionError
 from recoup.plan import ConfigurationComponent, Plan, load_plan
@@ -20,7 +21,7 @@ from tests.configuration_checkout import PLAN, git, tree
 
 COMMANDS = typer.Typer()
 COMMANDS.command("recover")(recover_configuration_command)
-COMMANDS.command("backup")(back_up_configuration_command)
+COMMANDS.command("backup")(backup_now)
 
 
 @pytest.fixture
@@ -42,8 +43,8 @@ def test_the_commands_back_up_show_and_bring_back(plan: Plan, tmp_path: Path, mo
     good = tree(root)
     option = ["--plan", str(tmp_path / "plan.yaml")]
     run = CliRunner().invoke
-    assert "published" in run(COMMANDS, ["backup", *option], catch_exceptions=False).output
-    assert "unchanged" in run(COMMANDS, ["backup", *option], catch_exceptions=False).output
+    assert "published" in run(COMMANDS, ["backup", "--store", "configuration", *option], catch_exceptions=False).output
+    assert "unchanged" in run(COMMANDS, ["backup", "--store", "configuration", *option], catch_exceptions=False).output
     (one,) = Repository(plan.platform.repository).sets("configuration")
     assert one.verified is not None
     assert one.verified.passed

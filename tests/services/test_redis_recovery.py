@@ -15,7 +15,8 @@ import redis
 import typer
 from typer.testing import CliRunner
 
-from deployments.redis_commands import back_up_redis_command, recover_redis_command
+from deployments.backup_commands import backup_now
+from deployments.redis_commands import recover_redis_command
 from flows.database import When
 from flows.procedure import watched_by
 from flows.redis_store import RedisRecovery, preview, recover_redis, run_redis_backup, run_redis_recovery
@@ -257,7 +258,7 @@ def test_the_command_looks_first_then_recovers_and_its_exit_code_says_so(
 ) -> None:
     app = typer.Typer()
     app.command("recover")(recover_redis_command)
-    app.command("back-up")(back_up_redis_command)
+    app.command("back-up")(backup_now)
     monkeypatch.setenv("RECOUP_PLAN", str(platform.path))
     platform.client().flushall()
     looked = CliRunner().invoke(app, ["recover", "--dry-run"])
@@ -267,7 +268,7 @@ def test_the_command_looks_first_then_recovers_and_its_exit_code_says_so(
     done = CliRunner().invoke(app, ["recover", "--yes", "--json"])
     assert done.exit_code == 0, done.output
     assert platform.sessions() == SESSIONS
-    backed_up = CliRunner().invoke(app, ["back-up"])
+    backed_up = CliRunner().invoke(app, ["back-up", "--store", "redis"])
     assert backed_up.exit_code == 0, backed_up.output
     newest, _ = platform.repository.sets("redis")
     assert newest.set_id in backed_up.output
