@@ -80,24 +80,27 @@ def reach(dirs: tuple[Path, ...], base: BaseBackup) -> Reach:
     """Say how far a base backup can be replayed: every segment from where it begins is there, whole, and in order."""
     size = base.segment_size
     files = _files(dirs, size)
-    parents = _histories(dirs)
-    timeline, number = base.timeline, parse_lsn(base.start_lsn) // size
+    number = parse_lsn(base.start_lsn) // size
+    line, left = _line(_histories(dirs), base)
+    if left:
+        return Reach(base.timeline, number * size, False, left)
     while True:
+        # A timeline goes on with a copy of the very segment in which it branched off.
+        timeline = max(one for one, begins in line if begins // size <= number)
         now = Segment(timeline, number)
         if found := files.get((now, False)):
             if wrong := _damaged(found, now, size):
                 return Reach(timeline, number * size, False, wrong)
             number += 1
             continue
-        # The timeline that branched off here goes on with a copy of this very segment.
-        branch = next((t for t, (parent, lsn) in parents.items() if parent == timeline and lsn // size == number), None)
-        if branch is not None:
-            timeline = branch
-            continue
         partial = files.get((now, True))
-        end = Reach(timeline, number * size, partial is not None and partial.stat().st_size > 0)
-        later = [one for one, _ in files if one.timeline == timeline and one.number > number]
-        if later:
+        try:
+            end = Reach(timeline, number * size, partial is not None and partial.stat().st_size > 0)
+        except FileNotFoundError:
+            # It was completed, and so renamed, since the directory was read.
+            return reach(dirs, base)
+        on = {one for one, _ in line if one >= timeline}
+        if any(one.timeline in on and one.number > number for one, _ in files):
             missing = f"the segment {now.name(size)} is missing, though later ones are there"
             return Reach(timeline, end.whole, False, missing)
         if end.whole < parse_lsn(base.stop_lsn) and not end.partial:
@@ -125,16 +128,40 @@ def _files(dirs: tuple[Path, ...], size: int) -> Mapping[tuple[Segment, bool], P
     return found
 
 
-def _histories(dirs: tuple[Path, ...]) -> Mapping[int, tuple[int, int]]:
-    """Give for each timeline its parent and the LSN where it left it (the last line of its history file)."""
-    found: dict[int, tuple[int, int]] = {}
+def _line(histories: Mapping[int, Mapping[int, int]], base: BaseBackup) -> tuple[list[tuple[int, int]], str]:
+    """Give the timelines a replay goes through, each with the LSN where it begins; else why there is no way.
+
+    The newest is looked for as PostgreSQL does for recovery_target_timeline=latest: one number after the other.
+    """
+    newest = base.timeline
+    while newest + 1 in histories:
+        newest += 1
+    line, begins = [(base.timeline, 0)], 0
+    for timeline, ends in sorted(histories[newest].items()) if newest != base.timeline else ():
+        if timeline > base.timeline:
+            line.append((timeline, begins))
+        elif timeline == base.timeline and ends < parse_lsn(base.stop_lsn):
+            return [], f"the server was restored, on timeline {newest}, to {write_lsn(ends)}, which is before it"
+        begins = ends
+    if newest != base.timeline:
+        if base.timeline not in histories[newest]:
+            return [], f"the server went on with timeline {newest}, which did not come of timeline {base.timeline}"
+        line.append((newest, begins))
+    return line, ""
+
+
+def _histories(dirs: tuple[Path, ...]) -> Mapping[int, Mapping[int, int]]:
+    """Give for each timeline those before it, each with the LSN where it was left (the lines of its history file)."""
+    found: dict[int, dict[int, int]] = {}
     for place in dirs:
         for path in place.iterdir():
             if match := _HISTORY.fullmatch(path.name):
                 lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
-                parents = [line for line in lines if len(line) >= 2 and line[0].strip().isdecimal()]
-                if parents:
-                    found[int(match[1], 16)] = (int(parents[-1][0]), parse_lsn(parents[-1][1]))
+                before = {
+                    int(line[0]): parse_lsn(line[1]) for line in lines if len(line) >= 2 and line[0].strip().isdecimal()
+                }
+                if before:
+                    found[int(match[1], 16)] = before
     return found
 
 
