@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import psycopg
 from psycopg import sql
 
 from recoup.catalog import BackupSet, Repository, series_of
 from recoup.errors import PreconditionError, ProgramError, RecoveryError, first_line
-from recoup.manifest import TableContent
 from recoup.records import Frozen, now
 from tasks.postgres import Connection, Server, quoted
 from tasks.postgres_beside import Place, place_in, running
-from tasks.postgres_content import comparable, hashes_values, measure, portable, schema_lines
+from tasks.postgres_content import hashes_values, measure, portable, schema_lines
 from tasks.postgres_load import RESTORE, RESTORE_OPTIONS, make_for, name_beside
+from tasks.postgres_loaded import Likeness, finish, likeness
 from tasks.postgres_part import (
     Part,
     default_name,
@@ -31,7 +31,6 @@ from tasks.postgres_part import (
 from tasks.step import note, step
 
 _LOAD_OPTIONS = "-c default_transaction_read_only=off -c statement_timeout=0"
-_GRANT = re.compile(r"grant (.+) (\w+) [tf] to (.+)", re.DOTALL)
 _NAMES = """
 SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(%(schema)s)
 UNION SELECT typname FROM pg_type WHERE typnamespace = to_regnamespace(%(schema)s)
@@ -91,9 +90,10 @@ def restore_table(
             said = _load_part(beside, one, part, place)
             _prove_part(beside, one, part, said)
             not_kept = _add_inner_keys(beside, one, part)
-            name, lines = _rename(beside, one, part, new, taken)
-            with beside.connect(name_beside(beside, one)) as connection:
-                tables = tuple(_measured(connection, table) for table in _renamed_tables(part, name))
+            with beside.connect(name_beside(beside, one), statement=RESTORE) as connection:
+                name = _rename(connection, part, new, taken)
+                tables = tuple(t.model_copy(update={"name": _moved(t.name, part, name)}) for t in part.tables)
+                expected = likeness(connection, name, tables, whole_schema=not part.table)
             file = _own_place(place) / "part"
             _dump(beside, one, part, new, file)
             _load(server, part, name, file)
@@ -103,7 +103,7 @@ def restore_table(
             state="the original is untouched; nothing, or the whole copy, is there beside it",
             next_step="mend what is named, then restore it again",
         ) from None
-    _prove_loaded(server, part, name, lines, tables)
+    _prove_loaded(server, part, name, expected)
     return TableRestored(
         set_id=set_id,
         source=part.name,
@@ -201,7 +201,7 @@ def _prove_part(beside: Server, one: BackupSet, part: Part, said: str) -> None:
         wrong = [f"not restored: {line}" for line in sorted(expected - found)]
         for table in part.tables if not wrong else ():
             note(f"comparing {table.name} ({table.rows:,} rows)")
-            seen = _measured(connection, table)
+            seen = measure(connection, table.name, table.hashed if hashes_values(connection) else "text")
             if seen.rows != table.rows:
                 wrong.append(f"{table.name} has {seen.rows:,} rows, {table.rows:,} expected")
             elif seen.hashed == table.hashed and seen.digest != table.digest:
@@ -228,32 +228,49 @@ def _add_inner_keys(beside: Server, one: BackupSet, part: Part) -> tuple[tuple[s
     return tuple(others)
 
 
-def _rename(beside: Server, one: BackupSet, part: Part, new: str, taken: set[str]) -> tuple[str, frozenset[str]]:
-    """Give the part its new name in the throwaway server; gives that, quoted, and the schema as it must be loaded."""
-    with beside.connect(name_beside(beside, one)) as connection:
-        if part.table:
-            original = sql.Identifier(part.schema, part.table)
-            for schema, parent, partition in connection.execute(_PARENTS, [part.name]).fetchall():
-                above = sql.Identifier(str(schema), str(parent))
-                connection.execute(
-                    sql.SQL("ALTER TABLE {} DETACH PARTITION {}").format(above, original)
-                    if partition
-                    else sql.SQL("ALTER TABLE {} NO INHERIT {}").format(original, above)
-                )
-            for kind, schema, old in connection.execute(_BELONGING, {"table": part.name}).fetchall():
-                other = renamed(str(old), part.table, new, taken)
-                connection.execute(
-                    sql.SQL("ALTER {} {} RENAME TO {}").format(
-                        sql.SQL(str(kind)), sql.Identifier(str(schema), str(old)), quoted(other)
-                    )
-                )
-            connection.execute(sql.SQL("ALTER TABLE {} RENAME TO {}").format(original, quoted(new)))
-            name = f"{_quote(connection, part.schema)}.{_quote(connection, new)}"
-        else:
-            connection.execute(sql.SQL("ALTER SCHEMA {} RENAME TO {}").format(quoted(part.schema), quoted(new)))
-            name = _quote(connection, new)
-            _keep_extensions(connection, part.schema, new)
-        return name, comparable(lines_of(schema_lines(connection), name, whole_schema=not part.table))
+def _rename(connection: Connection, part: Part, new: str, taken: set[str]) -> str:
+    """Give the part its new name in the throwaway server, on its own and with names of its own; gives that, quoted."""
+    if not part.table:
+        connection.execute(sql.SQL("ALTER SCHEMA {} RENAME TO {}").format(quoted(part.schema), quoted(new)))
+        _keep_extensions(connection, part.schema, new)
+        return _quote(connection, new)
+    original = sql.Identifier(part.schema, part.table)
+    for schema, parent, partition in connection.execute(_PARENTS, [part.name]).fetchall():
+        above = sql.Identifier(str(schema), str(parent))
+        connection.execute(
+            sql.SQL("ALTER TABLE {} DETACH PARTITION {}").format(above, original)
+            if partition
+            else sql.SQL("ALTER TABLE {} NO INHERIT {}").format(original, above)
+        )
+    _rename_table(connection, part, new, taken)
+    return f"{_quote(connection, part.schema)}.{_quote(connection, new)}"
+
+
+def _rename_table(connection: Connection, part: Part, new: str, taken: set[str]) -> None:
+    belonging = [
+        (str(k), str(s), str(o)) for k, s, o in connection.execute(_BELONGING, {"table": part.name}).fetchall()
+    ]
+    own = {part.table, *(old for _, _, old in belonging)}
+    rows = connection.execute(_NAMES, {"schema": _quote(connection, part.schema)}).fetchall()
+    others = {str(row[0]) for row in rows} - own
+    if new in others:
+        # Something of the set that the database in use has no longer.
+        _alter(connection, "TABLE", part.schema, new, uuid4().hex)
+    taken |= others
+    # In two goes: the new name of one may be the old name of another.
+    between = [(kind, schema, old, uuid4().hex) for kind, schema, old in belonging]
+    for kind, schema, old, halfway in between:
+        _alter(connection, kind, schema, old, halfway)
+    for kind, schema, old, halfway in between:
+        _alter(connection, kind, schema, halfway, renamed(old, part.table, new, taken))
+    if new != part.table:
+        _alter(connection, "TABLE", part.schema, part.table, new)
+
+
+def _alter(connection: Connection, kind: str, schema: str, old: str, new: str) -> None:
+    connection.execute(
+        sql.SQL("ALTER {} {} RENAME TO {}").format(sql.SQL(kind), sql.Identifier(schema, old), quoted(new))
+    )
 
 
 def _keep_extensions(connection: Connection, schema: str, new: str) -> None:
@@ -311,21 +328,10 @@ def _not_loaded(part: Part, error: ProgramError) -> RecoveryError:
     )
 
 
-def _prove_loaded(
-    server: Server, part: Part, name: str, expected: frozenset[str], tables: tuple[TableContent, ...]
-) -> None:
+def _prove_loaded(server: Server, part: Part, name: str, expected: Likeness) -> None:
     try:
         with server.connect(statement=RESTORE) as connection:
-            found = comparable(lines_of(schema_lines(connection), name, whole_schema=not part.table))
-            # What this database grants on every new table by itself was not granted on the one that was backed up.
-            for line in found - expected:
-                _revoke(connection, line)
-            found = comparable(lines_of(schema_lines(connection), name, whole_schema=not part.table))
-            wrong = sorted(expected ^ found)
-            for table in tables:
-                note(f"comparing {table.name} ({table.rows:,} rows)")
-                if _measured(connection, table) != table:
-                    wrong.append(f"the rows of {table.name} differ")
+            wrong = finish(connection, name, expected, whole_schema=not part.table)
     except psycopg.Error as error:
         wrong = [first_line(error)]
     if wrong:
@@ -334,32 +340,6 @@ def _prove_loaded(
             state=f"the original is untouched; {name} is there to be looked at",
             next_step=f"see what wrote to it, drop {name}, restore it again",
         )
-
-
-def _revoke(connection: Connection, line: str) -> None:
-    grant = _GRANT.fullmatch(line)
-    if grant is None:
-        return
-    relation, privilege, role = grant.groups()
-    sequence = connection.execute(
-        "SELECT FROM pg_class WHERE oid = %s::regclass AND relkind = 'S'", [relation]
-    ).fetchone()
-    connection.execute(
-        sql.SQL("REVOKE {} ON {} {} FROM {}").format(
-            sql.SQL(privilege),
-            sql.SQL("SEQUENCE" if sequence is not None else "TABLE"),
-            sql.SQL(relation),
-            sql.SQL("PUBLIC") if role == "public" else quoted(role),
-        )
-    )
-
-
-def _measured(connection: Connection, table: TableContent) -> TableContent:
-    return measure(connection, table.name, table.hashed if hashes_values(connection) else "text")
-
-
-def _renamed_tables(part: Part, name: str) -> tuple[TableContent, ...]:
-    return tuple(table.model_copy(update={"name": _moved(table.name, part, name)}) for table in part.tables)
 
 
 def _moved(table: str, part: Part, name: str) -> str:

@@ -75,7 +75,7 @@ def verify_database_backup(server: Server, repository: Repository, set_id: str, 
     if checks[0].outcome is not Outcome.FAILED:
         with restored_copy(server, one, scratch) as copy:
             checks = (*checks, *copy.checks)
-    if one.path.is_dir():
+    if one.manifest:
         repository.note_verified(one, Verification(at=now(), checks=checks))
     return Verified(set_id=set_id, recovery_point=one.recovery_point, checks=checks)
 
