@@ -13,7 +13,9 @@ import typer
 
 from deployments.options import AsJson, PlanPath
 from deployments.orchestrator import run_flow
+from deployments.run_commands import recover_database_command
 from deployments.screen import open_screen
+from flows.database import Source, When
 from flows.procedure import watched_by
 from flows.restore import ScratchRestore, TableRestore, restore_part, scratch_database
 from recoup.errors import PreconditionError
@@ -29,6 +31,7 @@ class Into(StrEnum):
     """Where to restore to."""
 
     SCRATCH = "scratch"
+    PRODUCTION = "production"
 
 
 @restore.command("table")
@@ -62,17 +65,38 @@ def restore_table_command(
 def restore_database_command(
     plan: PlanPath,
     set_id: BackupSetId = "latest",
+    to: Annotated[
+        str, typer.Option(help="By WAL: latest, 2026-11-23T03:12:05Z; just before xid:N or lsn:X/Y. Empty: a dump.")
+    ] = "",
     into: Annotated[
-        Into, typer.Option(help="scratch: a throwaway server, gone when this command ends.")
+        Into, typer.Option(help="scratch: a throwaway server, gone when this command ends; production: recover to it.")
     ] = Into.SCRATCH,
     component: Component = "",
+    reason: Annotated[str, typer.Option(help="Why, for the record; with --into production.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask; with --into production.")] = False,
 ) -> None:
-    """Restore a whole set into a throwaway server and keep that until Enter or Ctrl-C.
+    """Restore a whole set, or to a moment, into a throwaway server and keep that until Enter or Ctrl-C.
 
+    Into production it is the recovery itself, with its record: recoup recover database --restore always.
     Exit codes: 0 it was what was backed up; 1 it was not; 2 could not run.
     """
+    if into is Into.PRODUCTION:
+        recover_database_command(
+            plan,
+            component,
+            set_id,
+            Source.BEST if to else Source.DUMP,
+            to or "latest",
+            When.ALWAYS,
+            reason=reason,
+            yes=yes,
+        )
+        return
     screen = open_screen(json=False)
-    with watched_by(screen), scratch_database(ScratchRestore(plan=plan, backup=set_id, component=component)) as copy:
+    with (
+        watched_by(screen),
+        scratch_database(ScratchRestore(plan=plan, backup=set_id, to=to, component=component)) as copy,
+    ):
         for check in copy.checks:
             typer.echo(f"{check.outcome}: {check.name}: {check.seen}")
         typer.echo(f"connect with: {shlex.join(copy.command)}")

@@ -16,7 +16,7 @@ from recoup.plan import DirectoryCopy, Plan, load_plan
 from recoup.records import Frozen
 from recoup.retention import Decision, Rule
 from tasks.copies import CopiedSet, CopyPlace
-from tasks.copies_sync import Fetched, Synced, expiring, fetch_newest, rules, sync_copy
+from tasks.copies_sync import Fetched, Synced, expiring, fetch_set_from, rules, sync_copy
 
 
 class CopyBackups(Frozen):
@@ -87,20 +87,9 @@ def fetch_latest(plan: Plan, copy_name: str, series: str) -> Fetched:
     names = (copy_name,) if copy_name else tuple(spec.name for spec in plan.platform.copies)
     if not names:
         raise PreconditionError("the plan names no copies", next_step="add one to the plan (platform.copies)")
-    steps = Steps(current_watcher())
-    reasons: list[str] = []
-    for name in names:
-        copy = CopyPlace.of(plan, name)
-        title = f"Fetch the newest good set of {series} from {name}"
-        try:
-            return steps.step(title, fetch_newest, copy, series, repository, name=f"fetch-{series}-from-{name}")
-        except RecoupError as error:
-            reasons.append(f"{name}: {first_line(error)}")
-    raise RecoveryError(
-        f"no copy has a good set of {series}:\n" + "\n".join(f"  - {one}" for one in reasons),
-        state=f"no set was added to {repository.root}",
-        next_step="mend what is named, then: recoup backup fetch COPY SET",
-    )
+    copies = tuple(CopyPlace.of(plan, name) for name in names)
+    step = Steps(current_watcher()).step
+    return step(f"Fetch the newest good set of {series}", fetch_set_from, copies, series, repository)
 
 
 def fetch_set(plan: Plan, copy_name: str, set_id: str) -> Path:

@@ -21,6 +21,7 @@ from recoup.plan import Plan, load_plan
 from recoup.records import BackupUse, Check, Frozen, Outcome, RecoveryRecord, Subject, Verdict
 from recoup.stacks import open_stack
 from recoup.target import parse_target
+from tasks.copies import CopyPlace
 from tasks.postgres import Condition, Diagnosis, Server, crash_safe, diagnose_database, look, restart_database
 from tasks.postgres_compare import check_integrity
 from tasks.postgres_load import legacy_command, restore_command
@@ -124,13 +125,14 @@ def _procedure(run: Run, request: DatabaseRecovery) -> None:
     plan, step = run.job.plan, run.steps.step
     server = Server.of(plan, run.stack, run.job.component)
     repository = Repository(plan.platform.repository)
+    copies = tuple(CopyPlace.open(spec, repository.root) for spec in plan.platform.copies)
     dependents = services_of(plan, plan.dependents(run.job.component))
 
     # Decisions of a killed run hold only once its swap had begun: before that the database may have come back,
     # or a newer backup set may be there.
     anew = not (run.steps.opened_before(swap_databases) or run.steps.opened_before(replay_wal))
     # 1 verify the status
-    found = step("Diagnose the database", diagnose_database, server, repository, fresh=anew)
+    found = step("Diagnose the database", diagnose_database, server, repository, bool(copies), fresh=anew)
     # 2 restart, and wait until it truly answers
     if found.condition not in (Condition.HEALTHY, Condition.DAMAGED) and not found.emptied:
         starting = found.condition is Condition.STARTING
@@ -144,9 +146,9 @@ def _procedure(run: Run, request: DatabaseRecovery) -> None:
         step("Stop the dependent services", stop_services, run.stack, dependents)
         replayed = _replay(run, server, repository, base, request.to, dependents)
     elif needed:
-        restored = run.steps.done_before(restore_beside) is not None
+        anew = run.steps.done_before(restore_beside) is None
         used = step(
-            "Choose the newest good backup", choose_backup, server, repository, request.backup, fresh=not restored
+            "Choose the newest good backup", choose_backup, server, repository, request.backup, copies, fresh=anew
         )
         run.backup = BackupUse(
             set_id=used.set_id, recovery_point=used.recovery_point, skipped=used.skipped, why=f"a dump: {why}"

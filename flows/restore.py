@@ -11,11 +11,14 @@ from pydantic import Field
 
 from flows.procedure import Steps, current_watcher, operator
 from recoup.catalog import Repository
+from recoup.errors import RecoveryError
 from recoup.lease import lease
 from recoup.plan import Plan, load_plan
 from recoup.records import Frozen
 from recoup.stacks import Stack, open_stack
+from recoup.target import parse_target
 from tasks.postgres import Server
+from tasks.postgres_replay import choose_base, restored_server
 from tasks.postgres_restore import choose_backup
 from tasks.postgres_table import TableRestored, restore_table
 from tasks.postgres_verify import Copy, restored_copy
@@ -38,6 +41,7 @@ class ScratchRestore(Frozen):
 
     plan: Path
     backup: str = "latest"
+    to: str = ""
     component: str = ""
 
 
@@ -78,6 +82,17 @@ def scratch_database(request: ScratchRestore) -> Iterator[Copy]:
     server = Server.of(plan, open_stack(plan), request.component or None)
     repository = Repository(plan.platform.repository)
     watcher = current_watcher()
+    if request.to:
+        target = parse_target(request.to)
+        base = Steps(watcher).step("Choose the base backup to replay", choose_base, server, repository, request.to)
+        if not base.set_id:
+            raise RecoveryError(f"it cannot be restored to {target}: {base.why}", state="nothing was changed")
+        with (
+            watching(Watched(watcher)),
+            restored_server(server, repository, base.set_id, target, plan.platform.scratch) as (beside, checks),
+        ):
+            yield Copy(beside, server.spec.database, checks)
+        return
     chosen = Steps(watcher).step("Choose the newest good backup", choose_backup, server, repository, request.backup)
     one = repository.get(server.spec.store, chosen.set_id)
     with watching(Watched(watcher)), restored_copy(server, one, plan.platform.scratch) as copy:

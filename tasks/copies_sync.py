@@ -96,7 +96,12 @@ def sync_copy(repository: Repository, copy: CopyPlace, series: Mapping[str, Rule
 
 
 @step(timeout=COPYING)
-def fetch_newest(copy: CopyPlace, series: str, into: Repository) -> Fetched:
+def fetch_set_from(copies: tuple[CopyPlace, ...], series: str, into: Repository) -> Fetched:
+    """Bring the newest good set of a series from the first copy that has one; see fetch_from_any."""
+    return fetch_from_any(copies, series, into)
+
+
+def bring_newest(copy: CopyPlace, series: str, into: Repository) -> Fetched:
     """Bring the newest good set of a series into a repository; one that is damaged is passed over for the next older.
 
     Raises RecoveryError when the copy has none that can be used.
@@ -119,6 +124,28 @@ def fetch_newest(copy: CopyPlace, series: str, into: Repository) -> Fetched:
         f"{copy.name} ({copy.place.where}) has no good set of {series}: {why}",
         state=f"no set was added to {into.root}",
         next_step="try another copy, or mend what is named",
+    )
+
+
+def fetch_from_any(copies: tuple[CopyPlace, ...], series: str, into: Repository, wanted: str = "latest") -> Fetched:
+    """Bring the newest good set, or the named one, from the first of these copies that has it.
+
+    Raises RecoveryError with what was wrong in each when none has.
+    """
+    reasons: list[str] = []
+    for copy in copies:
+        try:
+            if wanted == "latest":
+                return bring_newest(copy, series, into)
+            note(f"fetching {wanted} from {copy.name}")
+            got = copy.fetch(wanted, into)
+            return Fetched(copy_name=copy.name, use=BackupUse(set_id=got.set_id, recovery_point=got.recovery_point))
+        except RecoupError as error:
+            reasons.append(f"{copy.name}: {first_line(error)}")
+    raise RecoveryError(
+        f"no copy has a good set of {series}:\n" + "\n".join(f"  - {one}" for one in reasons),
+        state=f"no set was added to {into.root}",
+        next_step="mend what is named, then: recoup backup fetch COPY SET",
     )
 
 

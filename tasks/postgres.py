@@ -217,11 +217,12 @@ def look(server: Server, repository: Repository, *, read_all: bool = True) -> Di
 
 
 @step(timeout=timedelta(minutes=15))
-def diagnose_database(server: Server, repository: Repository) -> Diagnosis:
-    """Give the condition of the server; changes nothing."""
+def diagnose_database(server: Server, repository: Repository, copies: bool = False) -> Diagnosis:
+    """Give the condition of the server; changes nothing. ``copies``: there may be sets elsewhere."""
     found = look(server, repository)
     # Only with sets to restore: a server that never had data is started like any other.
-    if found.condition is Condition.DOWN and repository.sets(server.spec.store) and _emptied(server):
+    restorable = copies or repository.sets(server.spec.store)
+    if found.condition is Condition.DOWN and restorable and _emptied(server):
         return found.model_copy(update={"seen": f"{found.seen}, its data directory is empty", "emptied": True})
     return found
 
