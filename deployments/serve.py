@@ -106,8 +106,10 @@ def _offer(plan: Path, url: str) -> None:
     import prefect
 
     from deployments.catalog import deployments
+    from tasks.copies import CopyPlace
     from tasks.heartbeat import watching
     from tasks.postgres import Server
+    from tasks.wal_shipping import shipping
 
     loaded = load_plan(plan)
     offered = deployments(plan, loaded)
@@ -119,5 +121,11 @@ def _offer(plan: Path, url: str) -> None:
         for component, spec in loaded.components.items():
             if isinstance(spec, PostgresComponent) and spec.continuous:
                 server = Server.of(loaded, open_stack(loaded), component)
-                while_it_serves.enter_context(watching(server, lambda text: typer.echo(text, err=True)))
+                copies = tuple(CopyPlace.open(one, loaded.platform.repository) for one in loaded.platform.copies)
+                while_it_serves.enter_context(shipping(spec.continuous.wal, copies, _tell))
+                while_it_serves.enter_context(watching(server, _tell))
         prefect.serve(*offered, print_starting_message=False, pause_on_shutdown=False)
+
+
+def _tell(text: str) -> None:
+    typer.echo(text, err=True)

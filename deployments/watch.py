@@ -11,23 +11,27 @@ import typer
 from deployments.options import PlanPath
 from recoup.plan import load_plan
 from recoup.stacks import open_stack
+from tasks.copies import CopyPlace
 from tasks.heartbeat import keep_watch
 from tasks.postgres import Server
 from tasks.wal_receiver import continuous_of
+from tasks.wal_shipping import shipping
 
 
 def watch(
     plan: PlanPath,
     component: Annotated[str, typer.Option(help="The postgres component; default: the plan's only one.")] = "",
 ) -> None:
-    """Write the heartbeat by which recovery points are read, and hold the server to the plan's WAL policy.
+    """Write the heartbeat by which recovery points are read, hold the server to the plan's WAL policy, ship its WAL.
 
     Runs until interrupted; recoup serve does the same. Says on one line each what changes.
     """
     loaded = load_plan(plan)
     server = Server.of(loaded, open_stack(loaded), component or None)
-    continuous_of(server)
-    keep_watch(server, threading.Event(), _tell)
+    repository = loaded.platform.repository
+    copies = tuple(CopyPlace.open(spec, repository) for spec in loaded.platform.copies)
+    with shipping(continuous_of(server).wal, copies, _tell):
+        keep_watch(server, threading.Event(), _tell)
 
 
 def _tell(text: str) -> None:

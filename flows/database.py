@@ -141,7 +141,7 @@ def _procedure(run: Run, request: DatabaseRecovery) -> None:
     used: Chosen | None = None
     replayed: Replayed | None = None
     needed = request.restore is When.ALWAYS or request.to != "latest" or _needs_restore(run, found)
-    base, why = _base(run, server, repository, request, found, anew) if needed else (None, "")
+    base, why = _base(run, server, repository, request, found, copies, anew) if needed else (None, "")
     if base:
         step("Stop the dependent services", stop_services, run.stack, dependents)
         replayed = _replay(run, server, repository, base, request.to, dependents)
@@ -197,7 +197,13 @@ def _needs_restore(run: Run, found: Diagnosis) -> bool:
 
 
 def _base(
-    run: Run, server: Server, repository: Repository, request: DatabaseRecovery, found: Diagnosis, anew: bool
+    run: Run,
+    server: Server,
+    repository: Repository,
+    request: DatabaseRecovery,
+    found: Diagnosis,
+    copies: tuple[CopyPlace, ...],
+    anew: bool,
 ) -> tuple[ChosenBase | None, str]:
     """Give the base backup to replay; None, with the reason, where a dump is to be restored."""
     if request.source is Source.DUMP or (request.backup != "latest" and request.source is Source.BEST):
@@ -209,7 +215,7 @@ def _base(
         why = "the WAL up to the latest moment drops the missing tables again; to before it: --to TIME"
     else:
         chosen = run.steps.step(
-            "Choose the base backup to replay", choose_base, server, repository, request.to, fresh=anew
+            "Choose the base backup to replay", choose_base, server, repository, request.to, copies, fresh=anew
         )
         if chosen.set_id:
             return chosen, chosen.why

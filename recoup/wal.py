@@ -119,6 +119,13 @@ def expendable(dirs: tuple[Path, ...], oldest: BaseBackup) -> Iterator[Path]:
                 yield path
 
 
+def received(root: Path) -> Iterator[Path]:
+    """Give every file of received WAL (segments, what is being received, histories), the oldest name first."""
+    for place in sorted(root.iterdir()) if root.is_dir() else ():
+        if place.is_dir():
+            yield from sorted(p for p in place.iterdir() if _SEGMENT.fullmatch(p.name) or _HISTORY.fullmatch(p.name))
+
+
 def _files(dirs: tuple[Path, ...], size: int) -> Mapping[tuple[Segment, bool], Path]:
     found: dict[tuple[Segment, bool], Path] = {}
     for place in dirs:

@@ -22,7 +22,7 @@ from recoup.wal import parse_lsn
 from tasks.postgres import Connection, Server, identity
 from tasks.wal_receiver import continuous_of, receiver_of, set_synchronous
 
-_WITNESS = "witness.json"
+WITNESS = "witness.json"
 _BEAT = timedelta(seconds=5)
 
 _MAKE = """
@@ -66,7 +66,7 @@ def last_heartbeat(connection: Connection) -> datetime | None:
 def witness_of(wal: Path) -> Witness | None:
     """Give the last heartbeat the receiver had; None when there is none that can be read."""
     try:
-        return Witness.model_validate_json((wal / _WITNESS).read_bytes())
+        return Witness.model_validate_json((wal / WITNESS).read_bytes())
     except (OSError, ValidationError):
         return None
 
@@ -136,6 +136,6 @@ def _hold_to_policy(
 
 
 def _note(wal: Path, witness: Witness) -> None:
-    new = wal / f"{_WITNESS}.new"
+    new = wal / f"{WITNESS}.new"
     new.write_text(witness.model_dump_json(), encoding="utf-8")
-    new.rename(wal / _WITNESS)
+    new.rename(wal / WITNESS)

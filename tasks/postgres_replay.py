@@ -16,12 +16,15 @@ from recoup.manifest import BaseBackup
 from recoup.records import Check, Frozen, Outcome, SkippedSet, Subject
 from recoup.target import Target, parse_target
 from recoup.wal import Reach, parse_lsn, places, reach, write_lsn
+from tasks.copies import CopyPlace
+from tasks.copies_sync import fetch_from_any
 from tasks.heartbeat import last_heartbeat, witness_of
 from tasks.postgres import Condition, Server, wait_until_it_answers
 from tasks.postgres_base import chain, series
 from tasks.postgres_beside import Place, place_in, running
 from tasks.step import note, step
 from tasks.wal_receiver import continuous_of, have_it_received, set_synchronous
+from tasks.wal_shipping import bring_wal
 
 REPLAY = timedelta(hours=8)
 # A record that was not received to its end is not replayed; those that are longer are rare and said to be unproven.
@@ -61,12 +64,28 @@ class Replayed(Frozen):
 
 
 @step(timeout=timedelta(hours=1))
-def choose_base(server: Server, repository: Repository, to: str) -> ChosenBase:
-    """Give the base backup to replay, or why there is none; see find_base."""
+def choose_base(server: Server, repository: Repository, to: str, copies: tuple[CopyPlace, ...] = ()) -> ChosenBase:
+    """Give the base backup to replay, or why there is none; see find_base.
+
+    Where none is good here, one is fetched from the first copy that has it, with the WAL that was shipped there.
+    """
+    target = parse_target(to)
     try:
-        return find_base(server, repository, parse_target(to))
+        return find_base(server, repository, target)
     except RecoveryError as error:
-        return ChosenBase(why=error.what)
+        reasons = [error.what]
+    for copy in copies:
+        note(f"{reasons[-1]}; looking in {copy.name}")
+        try:
+            fetched = fetch_from_any((copy,), series(server), repository)
+            base = repository.get(series(server), fetched.use.set_id or "").base
+            if base:
+                brought = bring_wal(copy, continuous_of(server).wal, base.system_identifier)
+                note(f"{brought} files of WAL came from {copy.name}")
+            return find_base(server, repository, target)
+        except RecoupError as error:
+            reasons.append(error.what)
+    return ChosenBase(why="; ".join(reasons))
 
 
 def find_base(server: Server, repository: Repository, target: Target) -> ChosenBase:

@@ -109,6 +109,24 @@ case $1 in
       $as_server sh -c 'rm -rf "$1"/.recoup-chain-* && mv "$1"/.recoup-combined/* "$1" && rmdir "$1/.recoup-combined"' \
         - "$target"
     fi
+    # Segments the server cannot read are lost without a word: it would take the first of them for the end of the WAL.
+    if [ "$(id -u)" = 0 ]; then
+      readable=
+      IFS=:
+      for d in $WALS; do
+        # shellcheck disable=SC2016  # for the other shell
+        if ! (unset IFS; $as_server sh -c 'cd "$1" && for f in *; do [ -r "$f" ] || exit 1; done' - "$d"); then
+          say "copying WAL that the server's user cannot read"
+          mkdir -p "$work/wal"
+          cp -R "$d" "$work/wal/"
+          d=$work/wal/$(basename "$d")
+          chown -R "$server_user" "$work/wal"
+        fi
+        readable=$readable$d:
+      done
+      unset IFS
+      WALS=$readable
+    fi
     # shellcheck disable=SC2016  # the last words are for the script that is written
     {
       printf 'wals=%s\n' "'$WALS'"

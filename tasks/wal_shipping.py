@@ -1,0 +1,193 @@
+"""Received WAL in the copies elsewhere: sent there within seconds, and brought back to a host that has lost it.
+
+Below ``wal/`` each file has a key that says what it is: directory, name, when it was read (ns since 1970), and the
+SHA-256 of what is stored. A segment that is still being received is sent again as it grows; the newest counts.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from recoup.catalog import sha256
+from recoup.errors import DamagedError, PreconditionError, RecoupError, RecoveryError, first_line
+from recoup.manifest import FileEntry
+from recoup.sealing import SUFFIX, decrypt_file, encrypt_file
+from recoup.wal import received
+from tasks.copies import CopyPlace
+from tasks.heartbeat import WITNESS
+
+PAUSE = 2.0
+_ROOT = "wal/"
+_KEY = re.compile(r"wal/(?P<place>\d+-\d+)/(?P<name>[0-9A-Fa-z._]+)@(?P<at>\d+)-(?P<sha>[0-9a-f]{64})\.gz(\.age)?")
+_PARTIAL = ".partial"
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """One file of WAL as a copy holds it."""
+
+    key: str
+    place: str
+    name: str
+    at: int
+    entry: FileEntry
+
+
+@dataclass
+class Shipper:
+    """Sends what is received into ``wal`` to one copy; remembers what is there."""
+
+    wal: Path
+    copy: CopyPlace
+    _there: dict[tuple[str, str], list[str]] | None = field(default=None, init=False)
+    _seen: dict[Path, tuple[int, int]] = field(default_factory=dict, init=False)
+    _witness: str = field(default="", init=False)
+
+    def ship(self) -> int:
+        """Send what the copy lacks and give how many files that were; raises RecoupError when the copy refuses."""
+        if self._there is None:
+            self.copy.place.check()
+            self._there = {}
+            for one in _stored(self.copy):
+                self._there.setdefault((one.place, one.name), []).append(one.key)
+        witness = _text(self.wal / WITNESS)
+        sent = 0
+        for path in received(self.wal):
+            try:
+                sent += self._send(path, self._there)
+            except FileNotFoundError:
+                # Renamed: it is complete now, and found by the next round.
+                continue
+        # After what it witnesses.
+        if witness and witness != self._witness:
+            self.copy.place.put_text(witness, f"{_ROOT}{WITNESS}")
+            self._witness = witness
+        return sent
+
+    def _send(self, path: Path, there: dict[tuple[str, str], list[str]]) -> bool:
+        found = path.stat()
+        state, which = (found.st_mtime_ns, found.st_size), (path.parent.name, path.name)
+        growing = path.name.endswith(_PARTIAL)
+        if self._seen.get(path) == state or (not growing and which in there):
+            return False
+        with tempfile.TemporaryDirectory(prefix="recoup-wal-") as spool:
+            packed = Path(spool) / "packed"
+            with path.open("rb") as source, gzip.open(packed, "wb", compresslevel=1) as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+            if self.copy.spec.recipients:
+                encrypt_file(packed, packed.with_suffix(SUFFIX), self.copy.spec.recipients)
+                packed = packed.with_suffix(SUFFIX)
+            digest = sha256(packed)
+            key = f"{_ROOT}{path.parent.name}/{path.name}@{time.time_ns()}-{digest}.gz" + (
+                SUFFIX if self.copy.spec.recipients else ""
+            )
+            self.copy.place.put(packed, key, FileEntry(path=key, size=packed.stat().st_size, sha256=digest))
+        self._seen[path] = state
+        older = there.get(which, []) if growing else there.pop((which[0], which[1] + _PARTIAL), [])
+        there[which] = [key]
+        if older:
+            try:
+                self.copy.place.remove(older)
+            except RecoveryError:
+                # Locked there for a while: of several the newest is taken.
+                there[which] += older
+        return True
+
+
+def bring_wal(copy: CopyPlace, wal: Path, system_identifier: str) -> int:
+    """Bring a server's WAL from a copy into ``wal``, leaving what is there; gives how many files came.
+
+    Raises DamagedError for what does not come as it was sent, WrongKeyError when it cannot be opened.
+    """
+    newest: dict[tuple[str, str], _Stored] = {}
+    for one in _stored(copy):
+        if one.place.startswith(f"{system_identifier}-"):
+            kept = newest.get((one.place, one.name))
+            if kept is None or one.at > kept.at:
+                newest[(one.place, one.name)] = one
+    count = 0
+    for one in newest.values():
+        target = wal / one.place / one.name
+        if not target.exists():
+            _bring(copy, one, target)
+            count += 1
+    if newest and not (wal / WITNESS).exists():
+        with suppress(FileNotFoundError):
+            (wal / WITNESS).write_text(copy.place.get_text(f"{_ROOT}{WITNESS}"), encoding="utf-8")
+    return count
+
+
+@contextmanager
+def shipping(wal: Path, copies: tuple[CopyPlace, ...], tell: Callable[[str], None]) -> Iterator[None]:
+    """Ship while the block runs, each copy in a thread of its own; tells when one fails, and when it is well again."""
+    stop = threading.Event()
+    threads = [threading.Thread(target=_keep_shipping, args=(Shipper(wal, c), stop, tell), daemon=True) for c in copies]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def _keep_shipping(shipper: Shipper, stop: threading.Event, tell: Callable[[str], None]) -> None:
+    said = ""
+    while True:
+        try:
+            shipper.ship()
+            state = "the WAL is shipped"
+        except (RecoupError, OSError) as error:
+            state = f"the WAL is not shipped: {first_line(error)}"
+        if state != said:
+            tell(f"{shipper.copy.name}: {state}")
+            said = state
+        if stop.wait(PAUSE):
+            return
+
+
+def _stored(copy: CopyPlace) -> Iterator[_Stored]:
+    for key, size in copy.place.listing(_ROOT).items():
+        if match := _KEY.fullmatch(key):
+            entry = FileEntry(path=key, size=size, sha256=match["sha"])
+            yield _Stored(key, match["place"], match["name"], int(match["at"]), entry)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+
+
+def _bring(copy: CopyPlace, one: _Stored, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.name}.new")
+    with tempfile.TemporaryDirectory(prefix="recoup-wal-") as spool:
+        packed = Path(spool) / "packed"
+        copy.place.get(one.key, packed, one.entry)
+        if one.key.endswith(SUFFIX):
+            if copy.spec.identity is None:
+                raise PreconditionError(
+                    f"the WAL in {copy.name} is sealed, and the plan does not say where the key is",
+                    next_step=f"name it in the plan: platform.copies, {copy.name}, identity",
+                )
+            decrypt_file(packed, Path(spool) / "opened", copy.spec.identity)
+            packed = Path(spool) / "opened"
+        try:
+            with gzip.open(packed) as source, beside.open("wb") as into:
+                shutil.copyfileobj(source, into, 1 << 20)
+        except (EOFError, gzip.BadGzipFile) as error:
+            beside.unlink(missing_ok=True)
+            raise DamagedError(f"{one.key} in {copy.name} cannot be unpacked: {error}") from None
+    beside.rename(target)
