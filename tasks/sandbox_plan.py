@@ -44,6 +44,7 @@ def write_plan(
             "stack": site,
             "state": directory / "state",
             "repository": directory / "backups",
+            "copies": (),
             "scratch": directory / "scratch",
             "gateway": gateway.model_copy(update={"url": url, "port": HTTP_PORT, "login": login}),
         }
