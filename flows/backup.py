@@ -78,10 +78,16 @@ def run_verification(plan: Plan, stack: Stack, set_id: str = LATEST, component: 
 def _verified(steps: Steps, plan: Plan, server: Server, repository: Repository, set_id: str) -> Verified:
     scratch = plan.platform.scratch
     found = steps.step("Restore for a test", verify_database_backup, server, repository, set_id, scratch)
+    require_good(found)
+    return found
+
+
+def require_good(found: Verified) -> None:
+    """Raise RecoveryError when a restore test failed."""
     if found.failed:
         raise RecoveryError(
-            f"{set_id} failed its restore test: " + "; ".join(f"{one.name}: {one.seen}" for one in found.failed[:3]),
+            f"{found.set_id} failed its restore test: "
+            + "; ".join(f"{one.name}: {one.seen}" for one in found.failed[:3]),
             state="the set is kept and marked as failed: no recovery takes it by itself; the older ones are untouched",
             next_step="see to what the check names, then run: recoup backup now",
         )
-    return found

@@ -7,6 +7,7 @@ from pathlib import Path
 from prefect import flow
 from pydantic import Field
 
+from flows.backup import require_good
 from flows.procedure import Run, Steps, current_watcher
 from recoup.catalog import Repository
 from recoup.plan import Plan, load_plan
@@ -14,6 +15,7 @@ from recoup.records import BackupUse, Check, Frozen, Outcome, Subject
 from recoup.stacks import Stack, open_stack
 from tasks.postgres import Server
 from tasks.postgres_base import BaseTaken, begin_anew, take_base_backup
+from tasks.postgres_base_verify import verify_base_backup
 from tasks.postgres_replay import ChosenBase, Replayed, replay_wal, start_replayed
 from tasks.wal_receiver import prepare_continuous
 
@@ -23,6 +25,7 @@ class BaseRequest(Frozen):
 
     plan: Path = Field(description="The plan's YAML file, on the machine that runs the backup")
     component: str = Field("", description="The postgres component of the plan; empty: the only one")
+    verify: bool = Field(True, description="Replay it in a throwaway server at once, and look at it")
     full: bool = Field(True, description="The whole server, or what changed since the last copy (PostgreSQL 17+)")
 
 
@@ -30,16 +33,23 @@ class BaseRequest(Frozen):
 def back_up_base(request: BaseRequest) -> BaseTaken:
     """Take one base backup and give what was published; raises RecoupError when none was."""
     plan = load_plan(request.plan)
-    return run_base_backup(plan, open_stack(plan), request.component, full=request.full)
+    return run_base_backup(plan, open_stack(plan), request.component, full=request.full, verify=request.verify)
 
 
-def run_base_backup(plan: Plan, stack: Stack, component: str = "", *, full: bool = True) -> BaseTaken:
-    """See that the WAL is received, and take a base backup."""
+def run_base_backup(
+    plan: Plan, stack: Stack, component: str = "", *, full: bool = True, verify: bool = True
+) -> BaseTaken:
+    """See that the WAL is received, take a base backup, replay it for a test; RecoveryError when it fails that."""
     server = Server.of(plan, stack, component or None)
     repository = Repository(plan.platform.repository)
     steps = Steps(current_watcher())
     steps.step("See that the WAL is received", prepare_continuous, server)
-    return steps.step("Copy the server's files", take_base_backup, server, repository, not full)
+    taken = steps.step("Copy the server's files", take_base_backup, server, repository, not full)
+    if verify:
+        scratch = plan.platform.scratch
+        found = steps.step("Replay for a test", verify_base_backup, server, repository, taken.set_id, scratch)
+        require_good(found)
+    return taken
 
 
 def replay(run: Run, server: Server, repository: Repository, base: ChosenBase, to: str, label: str) -> Replayed:

@@ -75,7 +75,7 @@ def drill_database(request: DatabaseDrill) -> RecoveryRecord:
 def _drill(plan: Plan, path: Path, sandbox: str, request: DatabaseDrill, clean: ExitStack) -> RecoveryRecord:
     tell, stack = current_watcher().note, open_stack(plan)
     if request.policy is not Policy.NONE:
-        run_base_backup(plan, stack)
+        run_base_backup(plan, stack, verify=False)
         clean.enter_context(watching(Server.of(plan, stack, None), tell))
     if request.older:
         run_backup(plan, stack, verify=False)

@@ -29,6 +29,7 @@ from tasks.wal_shipping import bring_wal
 REPLAY = timedelta(hours=8)
 # A record that was not received to its end is not replayed; those that are longer are rare and said to be unproven.
 _TAIL = 1 << 20
+WITNESSED = "the last heartbeat that was received is there"
 
 
 class ChosenBase(Frozen):
@@ -217,6 +218,8 @@ def _unfit(server: Server, repository: Repository, one: BackupSet, target: Targe
         return "it was taken after that moment"
     if target.lsn and parse_lsn(one.base.stop_lsn) > parse_lsn(target.lsn):
         return "it was taken after that LSN"
+    if one.verified and one.verified.failed:
+        return "its restore test failed"
     try:
         for part in chain(repository, one):
             if wrong := problems(part):
@@ -293,11 +296,11 @@ def _looked(
         lost = "" if beaten and beaten >= witness.at else f"{beaten or 'none'}"
         if parse_lsn(reached) < parse_lsn(witness.lsn):
             lost = f"{reached} is before {witness.lsn}, which had been received"
-        checks.append(_check("the last heartbeat that was received is there", f"{witness.at}", lost, f"{beaten}"))
+        checks.append(_check(WITNESSED, f"{witness.at}", lost, f"{beaten}"))
     elif continuous_of(server).heartbeat:
         checks.append(
             Check(
-                name="the last heartbeat that was received is there",
+                name=WITNESSED,
                 subject=Subject.DATA,
                 outcome=Outcome.UNPROVEN,
                 expected="a heartbeat, and its witness beside the WAL",

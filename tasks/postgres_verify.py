@@ -114,7 +114,7 @@ def _look(beside: Server, one: BackupSet, database: str) -> tuple[Check, ...]:
     name, expected = RESTORES, "no error"
     try:
         checks = restore_into(beside, one, database)
-        checks = (*checks, *_heartbeat(beside, one, database), _indexes(beside, one, database))
+        checks = (*checks, *_heartbeat(beside, one, database), check_indexes(beside, one, database))
     except (ProgramError, psycopg.Error, OSError) as error:
         what = error.what if isinstance(error, ProgramError) else first_line(error)
         _blame_the_machine(beside, one, what, error)
@@ -164,7 +164,8 @@ def _heartbeat(beside: Server, one: BackupSet, database: str) -> tuple[Check, ..
     )
 
 
-def _indexes(beside: Server, one: BackupSet, database: str) -> Check:
+def check_indexes(beside: Server, one: BackupSet, database: str) -> Check:
+    """Look for every row in every index and at every page of a restored database."""
     with beside.connect(database) as connection:
         there = connection.execute("SELECT FROM pg_available_extensions WHERE name = 'amcheck'").fetchone()
     if there is None:

@@ -12,6 +12,7 @@ import pytest
 from flows.continuous import run_base_backup
 from flows.copies import run_copies
 from flows.database import DatabaseRecovery, run_recovery
+from recoup.catalog import Repository
 from recoup.places import ledger_path
 from recoup.plan import DirectoryCopy, Plan, load_plan
 from recoup.records import Verdict
@@ -39,7 +40,10 @@ def test_what_was_written_last_comes_back_from_the_copy_alone(sandbox: Sandbox, 
     assert server.spec.continuous is not None
     wal, repository = server.spec.continuous.wal, plan.platform.repository
     copies = tuple(CopyPlace.open(spec, repository) for spec in plan.platform.copies)
-    run_base_backup(plan, stack)
+    taken = run_base_backup(plan, stack)
+    verified = Repository(repository).get("database-base", taken.set_id).verified
+    assert verified is not None
+    assert verified.passed, verified.checks
     assert run_copies(plan).complete
     said: list[str] = []
     with watching(server, said.append), shipping(wal, copies, said.append):
