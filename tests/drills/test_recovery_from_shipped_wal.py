@@ -24,6 +24,7 @@ from tasks.postgres import Server
 from tasks.postgres_fault import Fault, inject
 from tasks.sandbox import Sandbox, create, destroy
 from tasks.wal_shipping import Shipper, shipping
+from tests.object_store import new_bucket, spec_of
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +34,9 @@ def sandbox(state: Path) -> Iterator[Sandbox]:
     destroy(made)
 
 
-def test_what_was_written_last_comes_back_from_the_copy_alone(sandbox: Sandbox, tmp_path: Path) -> None:
-    plan = with_sealed_copy(load_plan(sandbox.plan), tmp_path)
+@pytest.mark.parametrize("kind", ["directory", pytest.param("s3", marks=pytest.mark.s3)])
+def test_what_was_written_last_comes_back_from_the_copy_alone(sandbox: Sandbox, tmp_path: Path, kind: str) -> None:
+    plan = with_sealed_copy(load_plan(sandbox.plan), tmp_path, bucket=new_bucket() if kind == "s3" else "")
     stack = open_stack(plan)
     server = Server.of(plan, stack, None)
     assert server.spec.continuous is not None
@@ -48,6 +50,7 @@ def test_what_was_written_last_comes_back_from_the_copy_alone(sandbox: Sandbox, 
     said: list[str] = []
     with watching(server, said.append), shipping(wal, copies, said.append):
         with server.connect() as connection:
+            connection.execute("DROP TABLE IF EXISTS public.last_words")
             connection.execute("CREATE TABLE public.last_words AS SELECT n FROM generate_series(1, 50000) n")
             connection.execute("SELECT pg_switch_wal()")
             connection.execute("INSERT INTO public.last_words VALUES (0)")
@@ -93,16 +96,13 @@ def test_what_is_there_is_not_sent_again(sandbox: Sandbox, tmp_path: Path) -> No
     assert len(names) == len(set(names)), "older versions of what grows are removed"
 
 
-def with_sealed_copy(plan: Plan, path: Path) -> Plan:
+def with_sealed_copy(plan: Plan, path: Path, bucket: str = "") -> Plan:
     pair = new_key_pair()
     (path / "copy").mkdir()
     (path / "identity").write_text(pair.identity.get_secret_value())
-    copies = (
-        DirectoryCopy(
-            name="disk", path=path / "copy", recipients=(pair.recipient,), identity=f"file:{path / 'identity'}"
-        ),
-    )
-    return plan.model_copy(update={"platform": plan.platform.model_copy(update={"copies": copies})})
+    sealed = {"recipients": (pair.recipient,), "identity": f"file:{path / 'identity'}"}
+    copy = spec_of(bucket, **sealed) if bucket else DirectoryCopy(name="disk", path=path / "copy", **sealed)
+    return plan.model_copy(update={"platform": plan.platform.model_copy(update={"copies": (copy,)})})
 
 
 def wait_until_it_is_elsewhere(wal: Path, copy: CopyPlace) -> None:
