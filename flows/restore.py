@@ -17,6 +17,7 @@ from recoup.plan import Plan, load_plan
 from recoup.records import Frozen
 from recoup.stacks import Stack, open_stack
 from recoup.target import parse_target
+from tasks.copies import CopyPlace
 from tasks.postgres import Server
 from tasks.postgres_replay import choose_base, restored_server
 from tasks.postgres_restore import choose_backup
@@ -56,11 +57,12 @@ def run_table_restore(plan: Plan, stack: Stack, request: TableRestore) -> TableR
     """Run the steps of a table's restore on a stack."""
     server = Server.of(plan, stack, request.component or None)
     repository = Repository(plan.platform.repository)
+    copies = _copies(plan, repository)
     what = request.table or request.whole_schema
     with lease(plan.platform.state, plan.platform.name, f"restore of {what} by {operator()}"):
         step = Steps(current_watcher()).step
         # 1 a set that is whole
-        chosen = step("Choose the newest good backup", choose_backup, server, repository, request.backup)
+        chosen = step("Choose the newest good backup", choose_backup, server, repository, request.backup, copies)
         # 2 restored elsewhere, compared, renamed; loaded beside the original, compared again
         return step(
             "Restore beside the original and compare",
@@ -93,7 +95,13 @@ def scratch_database(request: ScratchRestore) -> Iterator[Copy]:
         ):
             yield Copy(beside, server.spec.database, checks)
         return
-    chosen = Steps(watcher).step("Choose the newest good backup", choose_backup, server, repository, request.backup)
+    chosen = Steps(watcher).step(
+        "Choose the newest good backup", choose_backup, server, repository, request.backup, _copies(plan, repository)
+    )
     one = repository.get(server.spec.store, chosen.set_id)
     with watching(Watched(watcher)), restored_copy(server, one, plan.platform.scratch) as copy:
         yield copy
+
+
+def _copies(plan: Plan, repository: Repository) -> tuple[CopyPlace, ...]:
+    return tuple(CopyPlace.open(spec, repository.root) for spec in plan.platform.copies)
