@@ -8,7 +8,7 @@ import os
 import resource
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -22,12 +22,18 @@ from benchmarks.rounds import Contestant, Figure, cpu_of_tree, machine, play, sc
 from recoup.catalog import Repository
 from recoup.errors import RecoveryError
 from recoup.plan import load_plan
+from recoup.records import Outcome
 from recoup.stacks import open_stack
+from recoup.target import Target
 from tasks import sandbox
 from tasks.postgres import Server
 from tasks.postgres_backup import dump_command, take_database_backup
+from tasks.postgres_base import base_command, series, take_base
 from tasks.postgres_load import RESTORE_OPTIONS, restore_command
+from tasks.postgres_replay import restored_server
 from tasks.postgres_restore import restore_beside
+from tasks.sandbox_process import RECEIVER
+from tasks.wal_receiver import have_it_received
 
 LIMIT = timedelta(hours=2)
 TARGET = "benchmark_restored"
@@ -45,6 +51,9 @@ class Bench:
     compression: str = ""
     plain_dump: Path = Path()
     set_id: str = ""
+    base_id: str = ""
+    base_compression: str = ""
+    beside_rows: int = 0
     postmaster: int = 0
 
     @property
@@ -86,6 +95,45 @@ class Bench:
             restore_command(self.server, one, TARGET), timeout=LIMIT, mounts=[one.path], options=RESTORE_OPTIONS
         )
 
+    # -- physical: the tools by themselves, and ours ----------------------------------------------------------------
+
+    def base_alone(self) -> None:
+        """One compressed archive and nothing else: the floor of any physical backup."""
+        packer = f"server-{self.base_compression}"
+        with self.server.connect() as connection:
+            row = connection.execute("SHOW unix_socket_directories").fetchone()
+        argv = base_command(self.server, self.place / "base-alone" / "base", packer, None)
+        (self.place / "base-alone").mkdir()
+        socket = str(row[0]).split(",")[0] if row else ""
+        self.server.tool(argv, timeout=LIMIT, mounts=[self.place], socket=socket)
+
+    def whole_base(self) -> None:
+        taken = take_base(self.server, self.repository, False)
+        self.base_id, self.base_compression = taken.set_id, taken.compression
+
+    def unpack_and_start(self) -> None:
+        """Unpack the archive and start a server on it: the floor of any physical restore."""
+        path = self.repository.get(series(self.server), self.base_id).path
+        script = (
+            'set -eu; mkdir -p "$2"; chmod 700 "$2"; tar -xf "$1"/base/base.tar.* -C "$2"; '
+            'if [ "$(id -u)" = 0 ]; then chown -R "${RUN_AS:-postgres}" "$(dirname "$2")"; '
+            'do="setpriv --reuid=${RUN_AS:-postgres} --regid=$(id -g "${RUN_AS:-postgres}") --clear-groups --"; '
+            "else do=; fi; cd /; "
+            '$do pg_ctl -D "$2" -w -s -o "-c listen_addresses= -c unix_socket_directories=$2 -c fsync=off" '
+            '-l "$2/log" start; $do pg_ctl -D "$2" -s -m immediate stop'
+        )
+        target = self.place / "started" / "data"
+        target.parent.mkdir(mode=0o755)
+        self.place.chmod(0o755)
+        self._shell(script, str(path), str(target), mounts=[path])
+
+    def whole_replay(self) -> None:
+        """Unpack, verify, replay, promote, until it answers and what was replayed was looked at."""
+        with restored_server(self.server, self.repository, self.base_id, Target(), self.place) as (beside, checks):
+            if wrong := [check for check in checks if check.outcome is Outcome.FAILED]:
+                raise RecoveryError(f"{wrong}", state="the figures would be worth nothing")
+            self.beside_rows = self.count(server=beside)
+
     # -- around them, untimed ------------------------------------------------------------------------------------
 
     def empty_database(self) -> None:
@@ -103,6 +151,18 @@ class Bench:
             raise RecoveryError(f"{seen:,} rows came back of {self.rows:,}", state="the figures would be worth nothing")
         self._maintenance(f"DROP DATABASE {TARGET} WITH (FORCE)")
 
+    def drop_base(self) -> None:
+        shutil.rmtree(self.place / "base-alone", ignore_errors=True)
+
+    def drop_started(self) -> None:
+        shutil.rmtree(self.place / "started", ignore_errors=True)
+
+    def same_rows(self) -> None:
+        if self.beside_rows != self.rows:
+            raise RecoveryError(
+                f"{self.beside_rows:,} rows of {self.rows:,}", state="the figures would be worth nothing"
+            )
+
     def drop_dump(self) -> None:
         shutil.rmtree(self.place / "dump-alone", ignore_errors=True)
 
@@ -111,9 +171,9 @@ class Bench:
         own = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         return sum(used.ru_utime + used.ru_stime for used in own) + cpu_of_tree(self.postmaster)
 
-    def count(self, database: str | None = None) -> int:
+    def count(self, database: str | None = None, server: Server | None = None) -> int:
         """Give the number of rows of every table together."""
-        with self.server.connect(database, statement=LIMIT) as connection:
+        with (server or self.server).connect(database, statement=LIMIT) as connection:
             names = connection.execute(
                 "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = 'public'"
             ).fetchall()
@@ -127,20 +187,21 @@ class Bench:
         with self.server.connect(self.server.spec.maintenance_database, statement=LIMIT) as connection:
             connection.execute(statement.encode())
 
-    def _shell(self, script: str, *arguments: str) -> None:
-        self.server.tool(("sh", "-c", script, "plan", *arguments), timeout=LIMIT, mounts=[self.place])
+    def _shell(self, script: str, *arguments: str, mounts: Sequence[Path] = ()) -> None:
+        self.server.tool(("sh", "-c", script, "plan", *arguments), timeout=LIMIT, mounts=[self.place, *mounts])
 
 
 @contextmanager
 def bench(kind: sandbox.Kind, size_gb: float, place: Path) -> Iterator[Bench]:
     """Give a loaded database on a sandbox whose other services are stopped; nothing of it is left afterwards."""
-    made = sandbox.create(kind, progress=lambda text: screen.print(text, style="dim"))
+    made = sandbox.create(kind, policy="async", progress=lambda text: screen.print(text, style="dim"))
     try:
         plan = load_plan(made.plan)
         server = Server.of(plan, open_stack(plan), None)
         for state in server.stack.services():
-            if state.service != server.spec.service:
+            if state.service not in (server.spec.service, RECEIVER):
                 server.stack.stop(state.service)
+        have_it_received(server)
         found = Bench(server, place)
         with screen.status(f"loading about {size_gb} GB"):
             size = load(server, size_gb)
@@ -173,6 +234,8 @@ def contestants(of: Bench) -> tuple[list[Contestant], list[Contestant]]:
         Contestant(PLAN_BACKUP, of.plan_backup, before=of.settle),
         Contestant("ours, the dump alone", of.dump_alone, PLAN_BACKUP, before=of.settle, after=of.drop_dump),
         Contestant("ours, whole: dump, content, hashes, publication", of.whole_backup, PLAN_BACKUP, before=of.settle),
+        Contestant("pg_basebackup alone", of.base_alone, PLAN_BACKUP, before=of.settle, after=of.drop_base),
+        Contestant("ours, base backup: copy, hashes, publication", of.whole_base, PLAN_BACKUP, before=of.settle),
     ]
     fresh, drop = of.empty_database, of.drop_restored
     restore = [
@@ -181,6 +244,14 @@ def contestants(of: Bench) -> tuple[list[Contestant], list[Contestant]]:
         Contestant(
             "ours, whole: restore, statistics, comparison", of.whole_restore, PLAN_RESTORE, before=of.settle, after=drop
         ),
+        Contestant("tar and start", of.unpack_and_start, PLAN_RESTORE, before=of.settle, after=of.drop_started),
+        Contestant(
+            "ours, base backup: unpack, verify, replay, all rows",
+            of.whole_replay,
+            PLAN_RESTORE,
+            before=of.settle,
+            after=of.same_rows,
+        ),
     ]
     return backup, restore
 
@@ -188,6 +259,7 @@ def contestants(of: Bench) -> tuple[list[Contestant], list[Contestant]]:
 def measure(kind: sandbox.Kind, size_gb: float, rounds: int, patience: float, place: Path) -> tuple[Figure, ...]:
     """Give the figures of backups, then of restores of what these left."""
     with bench(kind, size_gb, place) as of:
+        of.whole_base()
         of.whole_backup()  # not counted: it names the compression, and reads the data into memory for all alike
         backup, restore = contestants(of)
         # What runs in containers is nobody's child here, and its CPU time is not read.

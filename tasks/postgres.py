@@ -190,12 +190,13 @@ def look(server: Server, repository: Repository, *, read_all: bool = True) -> Di
     if found.condition is not Condition.HEALTHY:
         return found
     newest = next((one.dump for one in repository.sets(server.spec.store) if one.dump), None)
+    known = _known_server(server, repository)
     try:
         with server.connect(statement=server.spec.scan_timeout) as connection:
             missing = _missing(connection, newest)
             replaced = (
-                newest is not None
-                and identity(connection) != newest.system_identifier
+                known is not None
+                and identity(connection) != known
                 and not comment_of(connection, server.spec.database).startswith(RESTORED)
             )
             broken = unreadable(connection, note) if read_all else ()
@@ -221,10 +222,26 @@ def diagnose_database(server: Server, repository: Repository, copies: bool = Fal
     """Give the condition of the server; changes nothing. ``copies``: there may be sets elsewhere."""
     found = look(server, repository)
     # Only with sets to restore: a server that never had data is started like any other.
-    restorable = copies or repository.sets(server.spec.store)
+    restorable = copies or _known_server(server, repository)
     if found.condition is Condition.DOWN and restorable and _emptied(server):
         return found.model_copy(update={"seen": f"{found.seen}, its data directory is empty", "emptied": True})
     return found
+
+
+def _known_server(server: Server, repository: Repository) -> str | None:
+    """Give the system identifier of the server that was backed up last, in whatever way; None: never."""
+    found = [
+        (one.manifest.recovery_point, known.system_identifier)
+        for series in (server.spec.store, base_series(server.spec.store))
+        for one in repository.sets(series)
+        if one.manifest and (known := one.dump or one.base)
+    ]
+    return max(found)[1] if found else None
+
+
+def base_series(store: str) -> str:
+    """Give the name under which the catalogue keeps the base backups of a store."""
+    return f"{store}-base"
 
 
 def _emptied(server: Server) -> bool:

@@ -15,7 +15,7 @@ from recoup.errors import PreconditionError, ProgramError, RecoupError, Recovery
 from recoup.manifest import BaseBackup, Manifest
 from recoup.records import Frozen, now
 from recoup.wal import expendable, places
-from tasks.postgres import Server, identity, server_now
+from tasks.postgres import Server, base_series, identity, server_now
 from tasks.step import note, step
 from tasks.wal_receiver import SUMMARIES, continuous_of
 
@@ -76,7 +76,7 @@ class _BackupManifest(BaseModel):
 
 def series(server: Server) -> str:
     """Give the name under which the catalogue keeps a server's base backups."""
-    return f"{server.spec.store}-base"
+    return base_series(server.spec.store)
 
 
 def base_command(server: Server, target: Path, packer: str, parent: Path | None) -> tuple[str, ...]:
@@ -175,7 +175,7 @@ def chain(repository: Repository, one: BackupSet) -> tuple[BackupSet, ...]:
     """Give what a base backup is put together from, the full one first; PreconditionError when one of it is gone."""
     found = [one]
     while found[0].base is not None and found[0].base.parent:
-        found.insert(0, repository.get(f"{one.manifest.store}-base" if one.manifest else "", found[0].base.parent))
+        found.insert(0, repository.get(base_series(one.manifest.store) if one.manifest else "", found[0].base.parent))
     return tuple(found)
 
 

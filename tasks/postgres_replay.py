@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from recoup.manifest import BaseBackup
 from recoup.records import Check, Frozen, Outcome, SkippedSet, Subject
 from recoup.target import Target, parse_target
 from recoup.wal import Reach, parse_lsn, places, reach, write_lsn
+from recoup.wal_rest import received_to, rest
 from tasks.copies import CopyPlace
 from tasks.copies_sync import fetch_from_any
-from tasks.heartbeat import last_heartbeat, witness_of
+from tasks.heartbeat import Witness, last_heartbeat, witness_of
 from tasks.postgres import Condition, Server, wait_until_it_answers
 from tasks.postgres_base import chain, series
 from tasks.postgres_beside import Place, place_in, running
@@ -27,8 +29,6 @@ from tasks.wal_receiver import continuous_of, have_it_received, set_synchronous
 from tasks.wal_shipping import bring_wal
 
 REPLAY = timedelta(hours=8)
-# A record that was not received to its end is not replayed; those that are longer are rare and said to be unproven.
-_TAIL = 1 << 20
 WITNESSED = "the last heartbeat that was received is there"
 
 
@@ -177,6 +177,16 @@ class Resumed(Frozen):
         return f"it answers; {self.seen}"
 
 
+@dataclass(frozen=True)
+class _Received:
+    """What had been received when a replay began: ``upto`` is the LSN behind the last byte of it."""
+
+    dirs: tuple[Path, ...]
+    end: Reach
+    upto: int
+    witness: Witness | None
+
+
 @contextmanager
 def restored_server(
     server: Server,
@@ -196,7 +206,8 @@ def restored_server(
     assert one.base is not None
     dirs = _wal(server, one.base)
     sets = chain(repository, one)
-    end = reach(dirs, one.base)
+    # Before the replay begins: more may be received while it runs.
+    there = _Received(dirs, reach(dirs, one.base), received_to(dirs, one.base), witness_of(continuous_of(server).wal))
     with place_in(scratch) as place:
         where = str(place.work / "data") if into is None else into
         env = {
@@ -207,8 +218,8 @@ def restored_server(
         argv = ("replay", where, *(str(part.path) for part in sets))
         mounts = [*(part.path for part in sets), continuous_of(server).wal]
         with running(server, place, argv, timeout=REPLAY, env=env, mounts=mounts, ready=REPLAY) as beside:
-            _wait_for_promotion(beside, place, one.base, end)
-            yield beside, _looked(server, beside, one.base, end, target, len(sets))
+            _wait_for_promotion(beside, place, one.base, there.end)
+            yield beside, _looked(server, beside, one.base, there, target, len(sets))
 
 
 def _unfit(server: Server, repository: Repository, one: BackupSet, target: Target) -> str:
@@ -276,22 +287,24 @@ def _where(beside: Server) -> tuple[str, datetime | None]:
 
 
 def _looked(
-    server: Server, beside: Server, base: BaseBackup, end: Reach, target: Target, parts: int
+    server: Server, beside: Server, base: BaseBackup, there: _Received, target: Target, parts: int
 ) -> tuple[Check, ...]:
     reached, point = _where(beside)
     with beside.connect() as connection:
         beaten = last_heartbeat(connection)
     checks = [
         _check("the base backup is whole", "each file as its manifest says", "", f"pg_verifybackup: {parts}"),
-        _check("the WAL has no gap", "every segment", end.wrong, f"up to {write_lsn(end.whole)}"),
+        _check("the WAL has no gap", "every segment", there.end.wrong, f"up to {write_lsn(there.end.whole)}"),
     ]
     if not target.latest:
         late = "" if not target.time or point is None or point <= target.time else f"{point} is after it"
         return (*checks, _check("the moment was reached", str(target), late, f"{reached}, data up to {point}"))
-    behind = end.whole - parse_lsn(reached)
-    short = f"{reached} only, {behind} bytes before the end" if behind > _TAIL else ""
-    checks.append(_check("all that was received is replayed", f"up to {write_lsn(end.whole)}", short, reached))
-    witness = witness_of(continuous_of(server).wal)
+    left = rest(there.dirs, base, parse_lsn(reached), there.upto)
+    replayed = _check("all that was received is replayed", f"up to {write_lsn(there.upto)}", left.damaged, reached)
+    if left.unclear:
+        replayed = replayed.model_copy(update={"outcome": Outcome.UNPROVEN, "seen": left.unclear})
+    checks.append(replayed)
+    witness = there.witness
     if witness and witness.system_identifier == base.system_identifier:
         lost = "" if beaten and beaten >= witness.at else f"{beaten or 'none'}"
         if parse_lsn(reached) < parse_lsn(witness.lsn):
