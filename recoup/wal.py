@@ -108,6 +108,22 @@ def reach(dirs: tuple[Path, ...], base: BaseBackup) -> Reach:
         return end
 
 
+def in_order(dirs: tuple[Path, ...], base: BaseBackup) -> Mapping[int, Path]:
+    """Give by number the segments a replay goes through, up to the first that is missing; the last may be partial."""
+    files = _files(dirs, base.segment_size)
+    line, _ = _line(_histories(dirs), base)
+    found: dict[int, Path] = {}
+    number = parse_lsn(base.start_lsn) // base.segment_size
+    while line:
+        now = Segment(max(one for one, begins in line if begins // base.segment_size <= number), number)
+        path = files.get((now, False)) or files.get((now, True))
+        if path is None:
+            break
+        found[number] = path
+        number += 1
+    return found
+
+
 def expendable(dirs: tuple[Path, ...], oldest: BaseBackup) -> Iterator[Path]:
     """Give the segments that no base backup needs of which ``oldest`` is the oldest that is kept."""
     needed = parse_lsn(oldest.start_lsn) // oldest.segment_size

@@ -127,13 +127,20 @@ case $1 in
       unset IFS
       WALS=$readable
     fi
-    # shellcheck disable=SC2016  # the last words are for the script that is written
+    segment=$($as_server pg_controldata -D "$target" | sed -n 's/^Bytes per WAL segment: *//p')
+    # shellcheck disable=SC2016  # the words are for the script that is written
     {
-      printf 'wals=%s\n' "'$WALS'"
+      printf 'wals=%s size=%s\n' "'$WALS'" "$segment"
       echo 'IFS=:'
-      echo 'for d in $wals; do [ ! -f "$d/$1" ] || exec cp "$d/$1" "$2"; done'
-      # What was being received when the server died.
-      echo 'for d in $wals; do [ ! -f "$d/$1.partial" ] || exec cp "$d/$1.partial" "$2"; done'
+      # What was being received when the server died comes after what is whole, and may be whole a moment later.
+      echo 'for s in "" .partial ""; do for d in $wals; do'
+      echo '  [ -f "$d/$1$s" ] || continue'
+      # More than 125 ends the recovery; anything else would be taken for the end of the WAL.
+      echo '  cp "$d/$1$s" "$2" || { [ ! -f "$d/$1$s" ] || exit 255; continue; }'
+      # A disk without room for the rest leaves one that is too short, and PostgreSQL takes none of another size.
+      echo '  [ "$s" = "" ] || truncate -s "$size" "$2" || exit 255'
+      echo '  exit 0'
+      echo 'done; done'
       echo 'exit 1'
     } >"$work/fetch-wal"
     if [ "$(id -u)" = 0 ]; then chown "$server_user" "$work/fetch-wal"; fi

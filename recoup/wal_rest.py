@@ -1,0 +1,119 @@
+"""What a replay left behind: whether it ended where the received WAL does, or at a record that is damaged.
+
+A server that replays to the latest moment takes the first record it cannot read for the end of the WAL, and says
+nothing. Layout of pages and records: ``src/include/access/xlog_internal.h`` and ``xlogrecord.h`` of PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from recoup.manifest import BaseBackup
+from recoup.wal import in_order, write_lsn
+
+_CHUNK = 1 << 20
+_SHORT, _LONG = 24, 40
+# xl_tot_len, xl_xid, xl_prev: the beginning of every record; the first alone is certain to be on one page.
+_LENGTH, _HEAD, _SMALLEST = struct.Struct("<I"), struct.Struct("<IIQ"), 24
+_BLOCK = struct.Struct("<I")
+_BLOCK_AT = 36
+_COMMON_BLOCK = 8192
+# A record that was cut off where the receiver was cut off is seldom longer; its length may be what is damaged.
+_CUT = 1 << 18
+
+
+@dataclass(frozen=True)
+class Rest:
+    """What follows the last record that was replayed, empty where nothing does; ``unclear`` when it may be damaged."""
+
+    damaged: str = ""
+    unclear: str = ""
+
+
+def received_to(dirs: tuple[Path, ...], base: BaseBackup) -> int:
+    """Give the LSN behind the last byte of WAL that was received in a row from a base backup on; 0 for none."""
+    files = in_order(dirs, base)
+    for number in sorted(files, reverse=True):
+        if used := _used(files[number]):
+            return number * base.segment_size + used
+    return 0
+
+
+def rest(dirs: tuple[Path, ...], base: BaseBackup, reached: int, end: int) -> Rest:
+    """Say what is left of the WAL after the LSN a replay reached, of what had been received when it began (``end``)."""
+    wal = _Wal(in_order(dirs, base), base.segment_size)
+    begins = wal.record_at(reached)
+    if begins >= end:
+        return Rest()
+    where, more = write_lsn(begins), f"{end - begins} bytes follow that had been received"
+    length = _LENGTH.unpack(wal.read(begins, _LENGTH.size))[0]
+    after = wal.behind(begins, length) if length >= _SMALLEST else begins
+    if length >= _SMALLEST and after > end:
+        cut = end - begins
+        return Rest() if cut <= _CUT else Rest(unclear=f"the record at {where} is not there to its end: {more}")
+    # The next record names this one as the one before it: it had been received to its end.
+    follows = wal.record_at(after)
+    if follows + _HEAD.size <= end and _HEAD.unpack(wal.read(follows, _HEAD.size))[2] == begins:
+        return Rest(damaged=f"the record at {where} is damaged: {more}")
+    if begins < wal.whole:
+        return Rest(damaged=f"the WAL is damaged at {where}: {more}")
+    # What a server that crashed had sent of a record may stay behind what it wrote there when it was up again.
+    return Rest(unclear=f"nothing that can be read at {where}, yet {more}")
+
+
+class _Wal:
+    """Received WAL as one run of bytes, zero where nothing is."""
+
+    def __init__(self, files: Mapping[int, Path], size: int) -> None:
+        self._files, self._size = files, size
+        first = self._files[min(files)] if files else None
+        found = _read(first, _BLOCK_AT, _BLOCK.size) if first else b""
+        block = _BLOCK.unpack(found)[0] if len(found) == _BLOCK.size else 0
+        # Compiled into the server, and written into the first page of each segment.
+        self._block = block if block in (1 << n for n in range(10, 17)) else _COMMON_BLOCK
+        partial = [number for number, path in files.items() if path.suffix]
+        self.whole = (min(partial) if partial else max(files, default=-1) + 1) * size
+
+    def read(self, lsn: int, length: int) -> bytes:
+        number, at = divmod(lsn, self._size)
+        found = _read(self._files[number], at, length) if number in self._files else b""
+        if len(found) < length and at + length > self._size:
+            following = self._files.get(number + 1)
+            found += _read(following, 0, length - len(found)) if following else b""
+        return found.ljust(length, b"\0")
+
+    def record_at(self, lsn: int) -> int:
+        """Give where the record begins that comes next: behind the header where a page begins."""
+        aligned = -(-lsn // 8) * 8
+        return aligned + self._header(aligned) if aligned % self._block == 0 else aligned
+
+    def behind(self, lsn: int, length: int) -> int:
+        """Give where a record ends, which goes on behind the header of each page."""
+        while length > (room := self._block - lsn % self._block):
+            length -= room
+            lsn += room
+            lsn += self._header(lsn)
+        return lsn + length
+
+    def _header(self, lsn: int) -> int:
+        return _LONG if lsn % self._size == 0 else _SHORT
+
+
+def _used(path: Path) -> int:
+    """Give the length of a file without the zeros at its end."""
+    at = path.stat().st_size
+    while at > 0:
+        begin = max(0, at - _CHUNK)
+        if kept := _read(path, begin, at - begin).rstrip(b"\0"):
+            return begin + len(kept)
+        at = begin
+    return 0
+
+
+def _read(path: Path, at: int, length: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(at)
+        return file.read(length)
