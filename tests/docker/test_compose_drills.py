@@ -46,7 +46,8 @@ def test_a_broken_database_is_recovered_and_proven(fault: Fault, engine: docker.
     assert record.fault == fault
     assert (record.backup is not None) == (fault in RESTORED)
     steps = {step.name for step in record.steps}
-    assert ("make-new-server" in steps) == (fault is Fault.CONTROL_FILE)
+    assert ("make-new-server" in steps) == (fault in (Fault.CONTROL_FILE, Fault.WIPE))
+    assert ("restart-database" in steps) == (fault not in (Fault.WIPE, Fault.DROP_TABLE, Fault.CORRUPT))
     subjects = {check.subject for check in record.checks if check.outcome is Outcome.PASSED}
     assert {Subject.DATA, Subject.USER} <= subjects
     (store,) = record.stores

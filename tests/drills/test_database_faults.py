@@ -25,7 +25,8 @@ WAYS = {
     Fault.EXHAUST: IN_PLACE,
     Fault.DROP_TABLE: (IN_PLACE | ANEW | {"check-as-user-before"}) - {"restart-database"},
     Fault.CORRUPT: (IN_PLACE | ANEW) - {"restart-database"},
-    Fault.WIPE: IN_PLACE | ANEW,
+    # Never restarted on nothing: it would make a new database there, and take writes that nobody keeps.
+    Fault.WIPE: (IN_PLACE | ANEW | {"make-new-server"}) - {"restart-database"},
     Fault.CONTROL_FILE: IN_PLACE | ANEW | {"make-new-server"},
 }
 # Services may have to be restarted when they hold on to dead connections; both ways are right.
@@ -90,7 +91,7 @@ def test_it_goes_the_way_the_fault_asks_for(drilled: Drilled) -> None:
         assert steps.index("stop-services") < steps.index("restore-beside") < steps.index("swap-databases")
         assert steps.index("swap-databases") < steps.index("start-services") < steps.index("check-integrity")
         assert "old database kept as neo_service_layer_before_" in drilled.record.state_left
-    assert ("old data directory kept at" in drilled.record.state_left) is (drilled.fault is Fault.CONTROL_FILE)
+    assert ("old data directory kept at" in drilled.record.state_left) is ("make-new-server" in steps)
 
 
 def test_no_acknowledged_write_is_lost_without_excuse(drilled: Drilled) -> None:
