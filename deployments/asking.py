@@ -4,15 +4,34 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
+from pydantic import BaseModel
 
-from recoup.errors import PreconditionError
+from deployments.orchestrator import run_flow
+from deployments.screen import open_screen
+from flows.procedure import recording, watched_by
+from recoup.errors import PreconditionError, RecoveryError
 from recoup.records import RecoveryRecord, Verdict
 
+if TYPE_CHECKING:
+    # Not before the orchestrator has set what Prefect reads when it is imported.
+    from prefect import Flow
 
-def leave(record: RecoveryRecord) -> None:
-    raise typer.Exit(0 if record.verdict is Verdict.RECOVERED else 1)
+Q = TypeVar("Q", bound=BaseModel)
+
+
+def act(flow: Flow[[Q], RecoveryRecord], request: Q, *, as_json: bool) -> None:
+    """Run a procedure or drill before somebody's eyes and leave with its verdict's exit code."""
+    screen = open_screen(json=as_json)
+    with watched_by(screen), recording() as records:
+        try:
+            run_flow(flow, request, screen.note)
+        except RecoveryError:
+            if not records:
+                raise
+    raise typer.Exit(0 if records[-1].verdict is Verdict.RECOVERED else 1)
 
 
 def moment(text: str) -> datetime | None:

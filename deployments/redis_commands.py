@@ -6,14 +6,10 @@ from typing import Annotated
 
 import typer
 
-from deployments.asking import confirm, leave, moment
+from deployments.asking import act, confirm, moment
 from deployments.options import AsJson, PlanPath
-from deployments.orchestrator import run_flow
-from deployments.screen import open_screen
 from flows.database import When
-from flows.procedure import recording, watched_by
 from flows.redis_store import RedisRecovery, preview, recover_redis
-from recoup.errors import RecoveryError
 from recoup.plan import load_plan
 
 
@@ -43,11 +39,4 @@ def recover_redis_command(
         return
     if not yes:
         confirm(loaded.platform.name, f"recover {loaded.redis(component or None)[0]} of {loaded.platform.name}")
-    screen = open_screen(json=as_json)
-    with watched_by(screen), recording() as records:
-        try:
-            run_flow(recover_redis, request, screen.note)
-        except RecoveryError:
-            if not records:
-                raise
-    leave(records[-1])
+    act(recover_redis, request, as_json=as_json)

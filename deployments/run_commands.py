@@ -6,14 +6,10 @@ from typing import Annotated
 
 import typer
 
-from deployments.asking import confirm, leave, moment
+from deployments.asking import act, confirm, moment
 from deployments.options import AsJson, PlanPath
-from deployments.orchestrator import run_flow
-from deployments.screen import open_screen
 from flows.database import DatabaseRecovery, Source, When, preview, recover_database
 from flows.drill import DatabaseDrill, Policy, StackKind, drill_database
-from flows.procedure import recording, watched_by
-from recoup.errors import RecoveryError
 from recoup.plan import load_plan
 from tasks.postgres_fault import Fault
 from tasks.spoil import Spoil
@@ -61,14 +57,7 @@ def recover_database_command(
         return
     if not yes:
         confirm(loaded.platform.name, f"recover {loaded.postgres(component or None)[0]} of {loaded.platform.name}")
-    screen = open_screen(json=as_json)
-    with watched_by(screen), recording() as records:
-        try:
-            run_flow(recover_database, request, screen.note)
-        except RecoveryError:
-            if not records:
-                raise
-    leave(records[-1])
+    act(recover_database, request, as_json=as_json)
 
 
 @drill.command("database")
@@ -85,11 +74,4 @@ def drill_database_command(
     Exit codes: 0 recovered; 1 ran, not recovered or unproven; 2 could not run; 130 interrupted.
     """
     request = DatabaseDrill(fault=fault, stack=stack, spoil=spoil, older=older, policy=policy)
-    screen = open_screen(json=as_json)
-    with watched_by(screen), recording() as records:
-        try:
-            run_flow(drill_database, request, screen.note)
-        except RecoveryError:
-            if not records:
-                raise
-    leave(records[-1])
+    act(drill_database, request, as_json=as_json)
