@@ -18,6 +18,11 @@ receive() {
   directory=$WAL/$(echo "$who" | cut -d- -f1,2)
   own "$directory" || return 1
   $as_server pg_receivewal --no-password --slot="$SLOT" --create-slot --if-not-exists || return 1
+  # A disk that was full, or a kill, may have left a segment too short for pg_receivewal, which would refuse it for ever.
+  size=$($as_server psql -XAtq "dbname=postgres replication=database" -c 'SHOW wal_segment_size') || return 1
+  for file in "$directory"/*.partial; do
+    [ ! -s "$file" ] || $as_server truncate -s "${size%B}" "$file" || return 1
+  done
   echo "receiving into $directory"
   # Written and reported at once: a server that waits for this one waits no longer than for its own disk.
   $as_server pg_receivewal --no-loop --no-password --synchronous --slot="$SLOT" --directory="$directory" &
