@@ -26,6 +26,10 @@ own "$sockets" "$work"
 chmod 711 "$sockets"
 # Made by the server's user: whoever asked may not be able to remove them.
 trap 'rm -rf "$work" "$sockets"' EXIT
+trap 'exit 143' TERM
+# Until a server runs that can be asked to end: whoever asked may be gone, and begin again in the same directory.
+(cat <&3 >/dev/null; kill -TERM 0) &
+alone=$!
 
 unpack() {
   $as_server tar -xf - -C "$1"
@@ -52,6 +56,7 @@ serve() {
     -c ssl=off -c archive_mode=off -c dynamic_shared_memory_type=mmap -c external_pid_file= \
     -c synchronous_standby_names= -c fsync=off -c full_page_writes=off "$@" </dev/null >"$PLACE/server.log" 2>&1 &
   server=$!
+  kill "$alone" 2>/dev/null || true
   # Again and again: a server that is only just starting does not heed it yet.
   (cat <&3 >/dev/null; while kill -INT "$server" 2>/dev/null; do sleep 0.2 || sleep 1; done) &
   waiting=$!
@@ -77,8 +82,13 @@ case $1 in
     shift 2
     own "$target"
     chmod 700 "$target"
-    # Only what an attempt of the same recovery left half-made is removed.
+    # Only what an attempt of the same recovery left half-made is removed, once nothing of that attempt runs any more.
     if [ -n "$(ls -A "$target")" ]; then
+      if [ "$(cat "$target/.recoup-making" 2>/dev/null)" = "making $LABEL" ]; then
+        say "waiting until the attempt before has ended"
+        exec 9<"$target/.recoup-making"
+        flock 9
+      fi
       if [ "$(cat "$target/.recoup-making" 2>/dev/null)" != "making $LABEL" ]; then
         echo "$target is not empty" >&2
         exit 9
@@ -86,6 +96,9 @@ case $1 in
       find "$target" -mindepth 1 -maxdepth 1 ! -name .recoup-making ! -name recovery.signal -exec rm -rf {} +
     fi
     $as_server sh -c 'echo "making $2" >"$1/.recoup-making"' - "$target" "$LABEL"
+    # Held by all that this script starts.
+    exec 9<"$target/.recoup-making"
+    flock 9
     # From the first file on: a server that finds it, and is not told how to recover, refuses to start. Without it, one
     # that is started on half of a recovery would serve what the base backup held, and nothing since.
     $as_server sh -c ': >"$1/recovery.signal"' - "$target"
