@@ -18,9 +18,9 @@ from tests.drills.platform import Platform
 
 WIPE = [
     "diagnose-database",
-    "restart-database",
     "choose-backup",
     "stop-services",
+    "make-new-server",
     "restore-beside",
     "swap-databases",
     "start-services",

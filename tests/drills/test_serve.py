@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,13 +28,12 @@ pytestmark = pytest.mark.server
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with pytest.MonkeyPatch.context() as patch:
-        home = tmp_path_factory.mktemp("state")
-        for place in (home, *home.parents[:3]):
-            place.chmod(place.stat().st_mode | 0o055)
-        patch.setenv("RECOUP_STATE", str(home))
-        yield home
+def home() -> Iterator[Path]:
+    # Not among pytest's own directories: another session of the same user closes those to everybody else.
+    with tempfile.TemporaryDirectory(prefix="recoup-serve-") as made, pytest.MonkeyPatch.context() as patch:
+        Path(made).chmod(0o755)
+        patch.setenv("RECOUP_STATE", made)
+        yield Path(made)
 
 
 @pytest.fixture(scope="module")
