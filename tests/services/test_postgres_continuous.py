@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -208,6 +209,8 @@ def test_the_heartbeat_is_witnessed_only_once_it_was_received(at: Continuous) ->
         eventually("it says so", lambda: told == ["the WAL is not received"])
         with at.server.connect() as connection:
             eventually("a heartbeat is written", lambda: last_heartbeat(connection) is not None)
+        # Several rounds of the watch.
+        time.sleep(1)
         assert witness_of(at.wal) == before, "nobody has received this heartbeat"
         at.stack.start(RECEIVER)
         eventually("it says so", lambda: told[-1] == "the WAL is received")
