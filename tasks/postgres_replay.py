@@ -151,6 +151,9 @@ def replay_wal(server: Server, repository: Repository, set_id: str, to: str, lab
 @step(timeout=timedelta(minutes=15), retries=1)
 def start_replayed(server: Server) -> Resumed:
     """Start the service on its new data, and have its WAL received again before anybody writes."""
+    server.stack.beside(
+        server.spec.service, ("sh", "-c", 'rm -f "$PGDATA/.recoup-making"'), timeout=timedelta(minutes=1)
+    )
     server.stack.start(server.spec.service)
     found = wait_until_it_answers(server)
     if found.condition is not Condition.HEALTHY:

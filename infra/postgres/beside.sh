@@ -82,17 +82,22 @@ case $1 in
     shift 2
     own "$target"
     chmod 700 "$target"
-    # Only what an attempt of the same recovery left half-made is removed, once nothing of that attempt runs any more.
+    # Only what an attempt of the same recovery left is removed, once nothing of that attempt runs any more: half-made, or
+    # finished for nobody and never started since.
+    checkpoint() { $as_server pg_controldata -D "$target" 2>/dev/null | sed -n 's/^Latest checkpoint location: *//p'; }
     if [ -n "$(ls -A "$target")" ]; then
-      if [ "$(cat "$target/.recoup-making" 2>/dev/null)" = "making $LABEL" ]; then
+      if [ -f "$target/.recoup-making" ]; then
         say "waiting until the attempt before has ended"
         exec 9<"$target/.recoup-making"
         flock 9
       fi
-      if [ "$(cat "$target/.recoup-making" 2>/dev/null)" != "making $LABEL" ]; then
-        echo "$target is not empty" >&2
-        exit 9
-      fi
+      case $(cat "$target/.recoup-making" 2>/dev/null) in
+        "making $LABEL" | "made $LABEL $(checkpoint)") ;;
+        *)
+          echo "$target is not empty" >&2
+          exit 9
+          ;;
+      esac
       find "$target" -mindepth 1 -maxdepth 1 ! -name .recoup-making ! -name recovery.signal -exec rm -rf {} +
     fi
     $as_server sh -c 'echo "making $2" >"$1/.recoup-making"' - "$target" "$LABEL"
@@ -177,7 +182,8 @@ EOF
       *)
         say "writing everything to the disk"
         $as_server initdb --sync-only -D "$target" >/dev/null
-        rm -f "$target/.recoup-making"
+        # The mark goes when the service is started: whoever asked for this may be dead by now.
+        $as_server sh -c 'echo "made $2 $3" >"$1/.recoup-making"' - "$target" "$LABEL" "$(checkpoint)"
         ;;
     esac
     ;;
