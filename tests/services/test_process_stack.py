@@ -269,6 +269,7 @@ def test_health_tells_starting_from_unhealthy(make: Make) -> None:
 def test_recreate_reads_the_description_anew(make: Make) -> None:
     old = make("sh", "-c", "echo old; exec sleep 1000")
     old.start("one")
+    eventually("it has spoken", lambda: "old" in old.logs("one"))
     make("sh", "-c", "echo new; exec sleep 1000")
     old.restart("one")
     eventually("it runs as it was", lambda: old.logs("one").count("old") == 2)
