@@ -31,7 +31,7 @@ from flows.copies import (
 )
 from flows.procedure import watched_by
 from flows.redis_store import RedisBackup, back_up_redis
-from recoup.catalog import BackupSet, Repository, problems
+from recoup.catalog import BackupSet, Repository, base_series, problems
 from recoup.errors import PreconditionError, RecoupError
 from recoup.manifest import RedisSnapshot
 from recoup.plan import Component, ConfigurationComponent, Plan, PostgresComponent, RedisComponent, load_plan
@@ -232,7 +232,7 @@ def _series(plan: Plan, store: Store) -> tuple[str, ...]:
             continue
         if isinstance(component, PostgresComponent):
             found += [component.store] if store in LOGICAL else []
-            found += [f"{component.store}-base"] if store in BASES and component.continuous else []
+            found += [base_series(component.store)] if store in BASES and component.continuous else []
         elif store in (_kind(component, store), Store.ALL):
             found.append(component.store)
     return tuple(found)

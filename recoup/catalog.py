@@ -221,6 +221,11 @@ def set_id(series: str, at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y%m%dT%H%M%S%fZ}-{series}"
 
 
+def base_series(store: str) -> str:
+    """Give the name of the series that holds the base backups of a store."""
+    return f"{store}-base"
+
+
 def series_of(set_id: str) -> str:
     """Give the series a set belongs to, by its name."""
     return set_id.partition("-")[2]

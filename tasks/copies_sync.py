@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
-from recoup.catalog import BackupSet, Repository, as_candidate
+from recoup.catalog import BackupSet, Repository, as_candidate, base_series
 from recoup.errors import RecoupError, RecoveryError, first_line
 from recoup.manifest import BaseBackup
 from recoup.plan import (
@@ -22,7 +22,6 @@ from tasks.step import note, step
 COPYING = timedelta(hours=24)
 # Another machine may be pushing to the same place; what has no list after this long is nobody's work any more.
 ABANDONED = timedelta(hours=24)
-BASE = "-base"
 
 
 class Synced(Frozen):
@@ -58,7 +57,7 @@ def rules(plan: Plan) -> dict[str, Rule]:
         if isinstance(component, PostgresComponent | RedisComponent | ConfigurationComponent) and component.backup:
             found[component.store] = component.backup
         if isinstance(component, PostgresComponent) and component.continuous:
-            found[f"{component.store}{BASE}"] = component.continuous.base
+            found[base_series(component.store)] = component.continuous.base
     return found
 
 

@@ -105,7 +105,9 @@ def keep_watch(server: Server, stop: threading.Event, tell: Callable[[str], None
                 _note(policy.wal, pending)
                 pending = None
             if policy.heartbeat and time.monotonic() - last_beat >= policy.heartbeat.total_seconds():
-                pending = pending or beat(server)
+                written = beat(server)
+                # The one that is waited for stays: replaced by each newer one, it might never be caught up with.
+                pending = pending or written
                 last_beat = time.monotonic()
             state = "the WAL is received" if found.streaming else "the WAL is not received"
         except (RecoupError, psycopg.Error, OSError) as error:

@@ -17,7 +17,7 @@ from typing import BinaryIO
 import psycopg
 from psycopg import sql
 
-from recoup.catalog import Repository
+from recoup.catalog import Repository, base_series
 from recoup.errors import PreconditionError, RecoveryError
 from recoup.manifest import DatabaseDump
 from recoup.plan import Plan, PostgresComponent
@@ -237,11 +237,6 @@ def _known_server(server: Server, repository: Repository) -> str | None:
         if one.manifest and (known := one.dump or one.base)
     ]
     return max(found)[1] if found else None
-
-
-def base_series(store: str) -> str:
-    """Give the name under which the catalogue keeps the base backups of a store."""
-    return f"{store}-base"
 
 
 def _emptied(server: Server) -> bool:

@@ -10,12 +10,12 @@ import psycopg
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import recoup
-from recoup.catalog import BackupSet, Repository, entries, set_id
+from recoup.catalog import BackupSet, Repository, base_series, entries, set_id
 from recoup.errors import PreconditionError, ProgramError, RecoupError, RecoveryError, first_line
 from recoup.manifest import BaseBackup, Manifest
 from recoup.records import Frozen, now
 from recoup.wal import expendable, places
-from tasks.postgres import Server, base_series, identity, server_now
+from tasks.postgres import Server, identity, server_now
 from tasks.step import note, step
 from tasks.wal_receiver import SUMMARIES, continuous_of
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from recoup.catalog import BackupSet, Repository
+from recoup.catalog import BackupSet, Repository, base_series
 from recoup.errors import RecoupError, first_line
 from recoup.manifest import BaseBackup
 from recoup.plan import (
@@ -115,7 +115,7 @@ def _copied(spec: Copy, repository: Repository, series: list[str], here: list[Ba
 def _series(component: PostgresComponent | RedisComponent | ConfigurationComponent) -> Iterator[str]:
     yield component.store
     if isinstance(component, PostgresComponent) and component.continuous:
-        yield f"{component.store}-base"
+        yield base_series(component.store)
 
 
 def _good(one: BackupSet) -> bool:

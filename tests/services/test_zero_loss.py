@@ -120,6 +120,21 @@ def test_after_its_patience_the_watch_lets_the_server_serve_and_later_wait_again
     assert there(at, 3)
 
 
+def test_the_heart_goes_on_beating_without_the_receiver(at: Continuous) -> None:
+    at.stack.stop(RECEIVER)
+    eventually("the server knows", lambda: not receiver_of(at.server).streaming)
+    seen = set()
+
+    def beats() -> int:
+        with at.server.connect() as connection:
+            seen.add(last_heartbeat(connection))
+        return len(seen)
+
+    with watching(at.server, lambda _: None):
+        # The first may be of before, the second be one that is then waited for.
+        eventually("more than one new beat", lambda: beats() >= 3)
+
+
 def test_a_short_absence_changes_nothing(at: Continuous) -> None:
     patient = at.with_policy(without_receiver="serve", patience=timedelta(minutes=5))
     told: list[str] = []
