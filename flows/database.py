@@ -22,8 +22,9 @@ from recoup.records import BackupUse, Check, Frozen, Outcome, RecoveryRecord, Su
 from recoup.stacks import open_stack
 from recoup.target import parse_target
 from tasks.copies import CopyPlace
-from tasks.postgres import Condition, Diagnosis, Server, crash_safe, diagnose_database, look, restart_database
+from tasks.postgres import Condition, Diagnosis, Server, crash_safe
 from tasks.postgres_compare import check_integrity
+from tasks.postgres_diagnosis import diagnose_database, look, restart_database
 from tasks.postgres_load import legacy_command, restore_command
 from tasks.postgres_replay import ChosenBase, Replayed, choose_base, find_base, replay_wal
 from tasks.postgres_restore import (

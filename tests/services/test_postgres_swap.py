@@ -13,8 +13,8 @@ from flows.database import DatabaseRecovery, When, run_recovery
 from recoup.catalog import MANIFEST
 from recoup.errors import PreconditionError, RecoveryError
 from recoup.plan import load_plan
-from tasks.postgres import look
 from tasks.postgres_backup import take_database_backup
+from tasks.postgres_diagnosis import look
 from tasks.postgres_restore import Swapped, restore_beside, swap_databases
 from tasks.sandbox import Sandbox
 from tests.postgres_scratch import Scratch, scratch
