@@ -9,16 +9,17 @@ from enum import StrEnum
 from pathlib import Path
 
 from prefect import flow
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
 from flows.continuous import begin_again, replay
-from flows.procedure import Job, Run, conduct, operator
+from flows.procedure import Run, conduct
+from flows.request import Recovery
 from recoup.catalog import Repository
 from recoup.clock import store_loss
 from recoup.errors import RecoupError, RecoveryError
 from recoup.places import ledger_path
 from recoup.plan import Plan, load_plan
-from recoup.records import BackupUse, Check, Frozen, Outcome, RecoveryRecord, Subject, Verdict
+from recoup.records import BackupUse, Check, Outcome, RecoveryRecord, Subject, Verdict
 from recoup.stacks import open_stack
 from recoup.target import parse_target
 from tasks.copies import CopyPlace
@@ -57,23 +58,15 @@ class Source(StrEnum):
     DUMP = "dump"
 
 
-class DatabaseRecovery(Frozen):
-    """What to recover, and what is known of the outage."""
+class DatabaseRecovery(Recovery):
+    """What to recover, how far, and what is known of the outage."""
 
-    plan: Path = Field(description="The plan's YAML file, on the machine that runs the recovery")
     component: str = Field("", description="The postgres component of the plan; empty: the only one")
-    backup: str = Field("latest", description="'latest' (the newest good set) or a set's id")
     source: Source = Field(
         Source.BEST, description="'best': base backup and WAL where they can be replayed, otherwise a dump"
     )
     to: str = Field("latest", description="'latest', or by WAL a time with its zone, xid:N or lsn:X/Y (just before)")
     restore: When = Field(When.IF_NEEDED, description="'always' restores even when the database seems healthy")
-    began: AwareDatetime | None = Field(
-        None, description="When the outage began (UTC); unknown if left empty, and then no RTO is claimed"
-    )
-    began_source: str = Field("operator", description="Who says so: alert, operator")
-    reason: str = Field("", description="Why the recovery is started")
-    fresh: bool = Field(False, description="Begin anew instead of going on with a killed run")
 
 
 @flow(name="recover-database", log_prints=False)
@@ -103,21 +96,14 @@ def run_recovery(
     """Run the database procedure and give its record, which is in the ledger."""
     component, _ = plan.postgres(request.component or None)
     parse_target(request.to)
-    job = Job(
-        plan=plan,
-        procedure="database",
-        component=component,
-        ledger=ledger,
-        began=request.began,
-        began_source=request.began_source if request.began else "unknown",
-        declared=declared,
-        operator=operator(),
-        reason=request.reason,
+    job = request.job(
+        plan,
+        "database",
+        component,
+        ledger,
+        same={"component", "backup", "restore", "source", "to"},
         fault=fault,
-        drill=fault is not None,
-        fresh=request.fresh,
-        # A killed run is gone on with only by a run that asks for the same.
-        parameters=request.model_dump_json(include={"component", "backup", "restore", "source", "to"}),
+        declared=declared,
     )
     return conduct(job, lambda run: _procedure(run, request), afterwards=afterwards)
 

@@ -8,10 +8,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from prefect import flow
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
 from flows.database import When, require_recovered
-from flows.procedure import Job, Run, Steps, conduct, current_watcher, operator
+from flows.procedure import Run, Steps, conduct, current_watcher
+from flows.request import Recovery
 from recoup.catalog import Repository
 from recoup.clock import store_loss
 from recoup.errors import RecoupError, RecoveryError
@@ -39,19 +40,11 @@ class RedisBackup(Frozen):
     component: str = Field("", description="The redis component of the plan; empty: the only one")
 
 
-class RedisRecovery(Frozen):
+class RedisRecovery(Recovery):
     """What to recover, and what is known of the outage."""
 
-    plan: Path = Field(description="The plan's YAML file, on the machine that runs the recovery")
     component: str = Field("", description="The redis component of the plan; empty: the only one")
-    backup: str = Field("latest", description="'latest' (the newest good set) or a set's id")
     restore: When = Field(When.IF_NEEDED, description="'always' restores even when Redis seems healthy")
-    began: AwareDatetime | None = Field(
-        None, description="When the outage began (UTC); unknown if left empty, and then no RTO is claimed"
-    )
-    began_source: str = Field("operator", description="Who says so: alert, operator")
-    reason: str = Field("", description="Why the recovery is started")
-    fresh: bool = Field(False, description="Begin anew instead of going on with a killed run")
 
 
 @flow(name="back-up-redis", log_prints=False)
@@ -90,22 +83,15 @@ def run_redis_recovery(
 ) -> RecoveryRecord:
     """Run the Redis procedure and give its record, which is in the ledger."""
     component, _ = plan.redis(request.component or None)
-    job = Job(
-        plan=plan,
-        procedure="redis",
+    job = request.job(
+        plan,
+        "redis",
+        component,
+        ledger,
+        same={"component", "backup", "restore"},
         scenario=SCENARIO,
-        component=component,
-        ledger=ledger,
-        began=request.began,
-        began_source=request.began_source if request.began else "unknown",
-        declared=declared,
-        operator=operator(),
-        reason=request.reason,
         fault=fault,
-        drill=fault is not None,
-        fresh=request.fresh,
-        # A killed run is gone on with only by a run that asks for the same.
-        parameters=request.model_dump_json(include={"component", "backup", "restore"}),
+        declared=declared,
     )
     return conduct(job, lambda run: _procedure(run, request), afterwards=afterwards)
 
