@@ -64,6 +64,16 @@ class Replayed(Frozen):
         return f"replayed to {self.reached}{point}" + (f"; the old data are at {self.aside}" if self.aside else "")
 
 
+class Resumed(Frozen):
+    """The service runs on restored data; ``received`` says whether its WAL is received again."""
+
+    received: bool
+    seen: str
+
+    def __str__(self) -> str:
+        return f"it answers; {self.seen}"
+
+
 @step(timeout=timedelta(hours=1))
 def choose_base(server: Server, repository: Repository, to: str, copies: tuple[CopyPlace, ...] = ()) -> ChosenBase:
     """Give the base backup to replay, or why there is none; see find_base.
@@ -131,7 +141,7 @@ def replay_wal(server: Server, repository: Repository, set_id: str, to: str, lab
         with restored_server(server, repository, set_id, target, scratch, into="", label=label) as (beside, checks):
             # What the base backup was taken with would let every commit wait for a receiver that is not there yet.
             set_synchronous(beside, waits=False)
-            reached, point = _where(beside)
+            reached, point = where_it_is(beside)
     except RecoupError as error:
         raise RecoveryError(
             error.what,
@@ -162,6 +172,11 @@ def start_replayed(server: Server) -> Resumed:
             state="its data are whole: they were replayed and looked at",
             next_step=f"read the log of {server.spec.service}, mend its settings, start it, run the recovery again",
         )
+    return receive_again(server)
+
+
+def receive_again(server: Server) -> Resumed:
+    """Have the WAL of a server received that has just come back; only ``zero-loss`` that waits cannot do without."""
     try:
         return Resumed(received=True, seen=str(have_it_received(server)))
     except RecoveryError as error:
@@ -170,24 +185,20 @@ def start_replayed(server: Server) -> Resumed:
         return Resumed(received=False, seen=error.what)
 
 
-class Resumed(Frozen):
-    """The service runs on restored data; ``received`` says whether its WAL is received again."""
-
-    received: bool
-    seen: str
-
-    def __str__(self) -> str:
-        return f"it answers; {self.seen}"
-
-
 @dataclass(frozen=True)
-class _Received:
+class Received:
     """What had been received when a replay began: ``upto`` is the LSN behind the last byte of it."""
 
     dirs: tuple[Path, ...]
     end: Reach
     upto: int
     witness: Witness | None
+
+    @classmethod
+    def since(cls, server: Server, base: BaseBackup) -> Received:
+        """Give what has been received by now since a base backup began."""
+        dirs = _wal(server, base)
+        return cls(dirs, reach(dirs, base), received_to(dirs, base), witness_of(continuous_of(server).wal))
 
 
 @contextmanager
@@ -207,14 +218,13 @@ def restored_server(
     """
     one = repository.get(series(server), set_id)
     assert one.base is not None
-    dirs = _wal(server, one.base)
     sets = chain(repository, one)
     # Before the replay begins: more may be received while it runs.
-    there = _Received(dirs, reach(dirs, one.base), received_to(dirs, one.base), witness_of(continuous_of(server).wal))
+    there = Received.since(server, one.base)
     with place_in(scratch) as place:
         where = str(place.work / "data") if into is None else into
         env = {
-            "WALS": "".join(f"{directory}:" for directory in dirs),
+            "WALS": "".join(f"{directory}:" for directory in there.dirs),
             "RECOVERY": "\n".join(target.settings()),
             "LABEL": label,
         }
@@ -222,7 +232,7 @@ def restored_server(
         mounts = [*(part.path for part in sets), continuous_of(server).wal]
         with running(server, place, argv, timeout=REPLAY, env=env, mounts=mounts, ready=REPLAY) as beside:
             _wait_for_promotion(beside, place, one.base, there.end)
-            yield beside, _looked(server, beside, one.base, there, target, len(sets))
+            yield beside, _looked(beside, one.base, there, target, len(sets))
 
 
 def _unfit(server: Server, repository: Repository, one: BackupSet, target: Target) -> str:
@@ -278,7 +288,7 @@ def _wait_for_promotion(beside: Server, place: Place, base: BaseBackup, end: Rea
         time.sleep(0.05)
 
 
-def _where(beside: Server) -> tuple[str, datetime | None]:
+def where_it_is(beside: Server) -> tuple[str, datetime | None]:
     """Give the LSN that was reached, and the moment up to which the data are complete."""
     with beside.connect(beside.spec.maintenance_database) as connection:
         row = connection.execute("SELECT pg_last_wal_replay_lsn()::text, pg_last_xact_replay_timestamp()").fetchone()
@@ -289,12 +299,8 @@ def _where(beside: Server) -> tuple[str, datetime | None]:
     return str(row[0]), max(moments, default=None)
 
 
-def _looked(
-    server: Server, beside: Server, base: BaseBackup, there: _Received, target: Target, parts: int
-) -> tuple[Check, ...]:
-    reached, point = _where(beside)
-    with beside.connect() as connection:
-        beaten = last_heartbeat(connection)
+def _looked(beside: Server, base: BaseBackup, there: Received, target: Target, parts: int) -> tuple[Check, ...]:
+    reached, point = where_it_is(beside)
     checks = [
         _check("the base backup is whole", "each file as its manifest says", "", f"pg_verifybackup: {parts}"),
         _check("the WAL has no gap", "every segment", there.end.wrong, f"up to {write_lsn(there.end.whole)}"),
@@ -302,18 +308,25 @@ def _looked(
     if not target.latest:
         late = "" if not target.time or point is None or point <= target.time else f"{point} is after it"
         return (*checks, _check("the moment was reached", str(target), late, f"{reached}, data up to {point}"))
+    return (*checks, *nothing_is_left(beside, base, there, reached))
+
+
+def nothing_is_left(beside: Server, base: BaseBackup, there: Received, reached: str) -> tuple[Check, ...]:
+    """Check that a server which replayed up to an LSN holds all that had been received, the last heartbeat too."""
+    with beside.connect() as connection:
+        beaten = last_heartbeat(connection)
     left = rest(there.dirs, base, parse_lsn(reached), there.upto)
     replayed = _check("all that was received is replayed", f"up to {write_lsn(there.upto)}", left.damaged, reached)
     if left.unclear:
         replayed = replayed.model_copy(update={"outcome": Outcome.UNPROVEN, "seen": left.unclear})
-    checks.append(replayed)
+    checks = [replayed]
     witness = there.witness
     if witness and witness.system_identifier == base.system_identifier:
         lost = "" if beaten and beaten >= witness.at else f"{beaten or 'none'}"
         if parse_lsn(reached) < parse_lsn(witness.lsn):
             lost = f"{reached} is before {witness.lsn}, which had been received"
         checks.append(_check(WITNESSED, f"{witness.at}", lost, f"{beaten}"))
-    elif continuous_of(server).heartbeat:
+    elif continuous_of(beside).heartbeat:
         checks.append(
             Check(
                 name=WITNESSED,
