@@ -160,6 +160,8 @@ def backup_prune(
 ) -> None:
     """Remove what the plan no longer keeps, here and in the copies; never the last whole or proven set.
 
+    With base backups goes the WAL that none of those needs which stay.
+
     Exit code 1 when something could not be looked at or removed.
     """
     loaded = load_plan(plan)
@@ -300,5 +302,8 @@ def _tell_pruned(pruned: Pruned, dry_run: bool) -> None:
     for one in pruned.decisions:
         verb = "stays" if one.kept else ("would go" if dry_run else "went")
         typer.echo(f"  {one.set_id} {verb}: {one.reason}")
+    for some in pruned.wal:
+        verb = "stay" if some.kept else ("would go" if dry_run else "went")
+        typer.echo(f"  {some} {verb}: {some.why}")
     for failure in pruned.failed:
         typer.echo(f"  {failure}", err=True)

@@ -15,8 +15,10 @@ from recoup.errors import PreconditionError, RecoupError, RecoveryError, first_l
 from recoup.plan import DirectoryCopy, Plan, load_plan
 from recoup.records import Frozen
 from recoup.retention import Decision, Rule
+from recoup.wal_retention import KeptBase
 from tasks.copies import CopiedSet, CopyPlace
-from tasks.copies_sync import Fetched, Synced, expiring, fetch_set_from, rules, sync_copy
+from tasks.copies_sync import Fetched, Synced, expiring, fetch_set_from, received_wal, rules, sync_copy
+from tasks.wal_pruning import WalGone, bases_here, prune_received, prune_shipped
 
 
 class CopyBackups(Frozen):
@@ -52,7 +54,7 @@ def run_copies(plan: Plan) -> Copied:
     """Bring every copy up to date, one after the other; one that fails does not hinder the next, nor raises."""
     repository = Repository(plan.platform.repository)
     steps = Steps(current_watcher())
-    series = rules(plan)
+    series, wal = rules(plan), received_wal(plan)
     synced: list[Synced] = []
     failed: list[str] = []
     # Directories first: they fail at once, where a server that is away is waited for.
@@ -60,7 +62,9 @@ def run_copies(plan: Plan) -> Copied:
         copy = CopyPlace.open(spec, repository.root)
         try:
             synced.append(
-                steps.step(f"Copy to {spec.name}", sync_copy, repository, copy, series, name=f"copy-to-{spec.name}")
+                steps.step(
+                    f"Copy to {spec.name}", sync_copy, repository, copy, series, wal, name=f"copy-to-{spec.name}"
+                )
             )
         except RecoupError as error:
             failed.append(f"{spec.name}: {first_line(error)}")
@@ -103,6 +107,7 @@ class Pruned:
 
     where: str
     decisions: tuple[Decision, ...]
+    wal: tuple[WalGone, ...] = ()
     failed: tuple[str, ...] = ()
 
 
@@ -110,14 +115,20 @@ def prune_everywhere(plan: Plan, series: tuple[str, ...], *, dry_run: bool) -> I
     """Apply the plan's retention to these series here and in every copy, or say what it would do."""
     repository = Repository(plan.platform.repository)
     known = {name: rule for name, rule in rules(plan).items() if name in series}
+    wal = {name: place for name, place in received_wal(plan).items() if name in series}
     decisions: list[Decision] = []
     for name, rule in known.items():
-        decisions += repository.decisions(name, rule)
+        decisions += repository.decisions(name, rule, wal.get(name))
         if not dry_run:
-            repository.prune(name, rule)
-    yield Pruned(str(repository.root), tuple(decisions))
+            repository.prune(name, rule, wal.get(name))
+    gone = [one.set_id for one in decisions if not one.kept]
+    unneeded: list[WalGone] = []
+    here = bases_here(repository, wal, gone)
+    for place in set(wal.values()):
+        unneeded += prune_received(place, here, dry_run=dry_run)
+    yield Pruned(str(repository.root), tuple(decisions), tuple(unneeded))
     for spec in plan.platform.copies:
-        yield _prune_copy(CopyPlace.open(spec, repository.root), known, dry_run=dry_run)
+        yield _prune_copy(CopyPlace.open(spec, repository.root), repository, known, wal, here, dry_run=dry_run)
 
 
 def sets_at(plan: Plan, copy_name: str, series: str) -> tuple[CopiedSet, ...]:
@@ -132,13 +143,22 @@ def wrong_at(plan: Plan, copy_name: str, series: str, scratch: Path) -> Iterator
         yield one.set_id, one.broken or copy.problems(one.set_id, scratch)
 
 
-def _prune_copy(copy: CopyPlace, known: Mapping[str, Rule], *, dry_run: bool) -> Pruned:
+def _prune_copy(
+    copy: CopyPlace,
+    repository: Repository,
+    known: Mapping[str, Rule],
+    wal: Mapping[str, Path],
+    here: tuple[KeptBase, ...],
+    *,
+    dry_run: bool,
+) -> Pruned:
+    unneeded: tuple[WalGone, ...] = ()
     decisions: list[Decision] = []
     failed: list[str] = []
     try:
         copy.place.check()
         for name, rule in known.items():
-            decisions += expiring(copy, name, rule)
+            decisions += expiring(copy, name, rule, wal.get(name))
     except RecoupError as error:
         failed.append(first_line(error))
     for one in decisions:
@@ -148,4 +168,10 @@ def _prune_copy(copy: CopyPlace, known: Mapping[str, Rule], *, dry_run: bool) ->
             copy.remove(one.set_id)
         except RecoupError as error:
             failed.append(f"{one.set_id} was not removed: {first_line(error)}")
-    return Pruned(f"{copy.name} ({copy.place.where})", tuple(decisions), tuple(failed))
+    if not failed:
+        gone = [one.set_id for one in decisions if not one.kept]
+        try:
+            unneeded = prune_shipped(copy, repository, wal, here, gone=gone, dry_run=dry_run)
+        except RecoupError as error:
+            failed.append(first_line(error))
+    return Pruned(f"{copy.name} ({copy.place.where})", tuple(decisions), unneeded, tuple(failed))

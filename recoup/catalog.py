@@ -25,6 +25,7 @@ from recoup.errors import PreconditionError, RecoveryError
 from recoup.manifest import BaseBackup, DatabaseDump, FileEntry, Manifest, Verification
 from recoup.records import now
 from recoup.retention import Candidate, Decision, Keep, Rule, decide
+from recoup.wal import left_behind
 
 MANIFEST = "manifest.json"
 VERIFIED = "verified.json"
@@ -154,19 +155,20 @@ class Repository:
                 next_step=f"see to the space and rights of {self.root}, then run: recoup backup verify",
             ) from None
 
-    def decisions(self, series: str, rule: Rule | int) -> tuple[Decision, ...]:
+    def decisions(self, series: str, rule: Rule | int, wal: Path | None = None) -> tuple[Decision, ...]:
         """Say of every set of ours whether it is kept, and why, newest first; a number means that many of the newest.
 
-        Sets that cannot be read are left out, and never removed.
+        Sets that cannot be read are left out, and never removed. ``wal`` is the WAL received since base backups were
+        taken; by it those are told that lead nowhere any more.
         """
         listed = {one.set_id: one for one in self.sets(series) if one.manifest and not one.broken}
-        candidates = [as_candidate(one) for one in listed.values()]
+        candidates = [as_candidate(one, wal) for one in listed.values()]
         rule = Keep(rule) if isinstance(rule, int) else rule
         return decide(candidates, rule, lambda set_id: not problems(listed[set_id]), now())
 
-    def prune(self, series: str, rule: Rule | int) -> tuple[str, ...]:
+    def prune(self, series: str, rule: Rule | int, wal: Path | None = None) -> tuple[str, ...]:
         """Remove the sets of a series that the rule does not keep; gives their ids."""
-        gone = tuple(one.set_id for one in self.decisions(series, rule) if not one.kept)
+        gone = tuple(one.set_id for one in self.decisions(series, rule, wal) if not one.kept)
         for set_id in gone:
             # Out of the listing first: a removal that is killed half-way leaves no set that looks complete.
             hidden = self.root / f".{set_id}.0.pruned{_PARTIAL}"
@@ -175,8 +177,8 @@ class Repository:
         return gone
 
 
-def as_candidate(one: BackupSet) -> Candidate:
-    """Give what retention has to know of a set that has a manifest."""
+def as_candidate(one: BackupSet, wal: Path | None = None) -> Candidate:
+    """Give what retention has to know of a set that has a manifest; ``wal`` as in ``Repository.decisions``."""
     assert one.manifest is not None
     holds = one.manifest.holds
     return Candidate(
@@ -184,6 +186,7 @@ def as_candidate(one: BackupSet) -> Candidate:
         one.manifest.recovery_point,
         verified=one.verified is not None and one.verified.passed,
         needs=holds.parent if isinstance(holds, BaseBackup) else "",
+        stranded=left_behind(wal, holds) if wal and isinstance(holds, BaseBackup) else "",
     )
 
 

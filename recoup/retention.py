@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Protocol
 
+BEYOND = "beyond what the plan keeps"
+
 
 class Rule(Protocol):
     """What a plan says is to be kept, as ``BackupPolicy`` does."""
@@ -36,13 +38,17 @@ class Keep:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A set that may expire: when it was taken, whether its restore test passed, and the set it needs, if any."""
+    """A set that may expire: when it was taken, whether its restore test passed, and the set it needs, if any.
+
+    ``stranded`` says why it leads nowhere any more: a physical copy of a history that a restore has undone.
+    """
 
     set_id: str
     at: datetime
     verified: bool = False
     needs: str = ""
     locked_until: datetime | None = None
+    stranded: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,12 +69,12 @@ def decide(
     would expire, and only until one is found. With none whole left everything stays: somebody may want the pieces.
     """
     order = sorted(candidates, key=lambda one: (one.at, one.set_id), reverse=True)
+    of_use = [one for one in order if not one.stranded]
     reasons: dict[str, str] = {}
-    for one in order[: max(rule.keep, 1)]:
-        reasons[one.set_id] = f"one of the newest {max(rule.keep, 1)}" if rule.keep > 1 else "the newest"
-    if order:
-        _by_calendar(order, rule, reasons)
-    if (tested := next((one for one in order if one.verified), None)) is not None:
+    _newest(order, max(rule.keep, 1), reasons)
+    if of_use:
+        _by_calendar(of_use, rule, reasons)
+    if (tested := next((one for one in (*of_use, *order) if one.verified), None)) is not None:
         reasons.setdefault(tested.set_id, "the last one whose restore test passed")
     for one in order:
         if one.locked_until is not None and one.locked_until > now:
@@ -77,9 +83,20 @@ def decide(
     _last_whole(order, reasons, whole)
     _needed(order, reasons)
     return tuple(
-        Decision(one.set_id, one.set_id in reasons, reasons.get(one.set_id, "beyond what the plan keeps"))
-        for one in order
+        Decision(one.set_id, one.set_id in reasons, reasons.get(one.set_id, one.stranded or BEYOND)) for one in order
     )
+
+
+def _newest(order: Sequence[Candidate], keep: int, reasons: dict[str, str]) -> None:
+    count = 0
+    for one in order:
+        if count == keep:
+            return
+        if one.stranded:
+            reasons[one.set_id] = f"fewer than {keep} newer ones can be recovered from, though {one.stranded}"
+            continue
+        reasons[one.set_id] = f"one of the newest {keep}" if keep > 1 else "the newest"
+        count += 1
 
 
 def _by_calendar(order: Sequence[Candidate], rule: Rule, reasons: dict[str, str]) -> None:
@@ -99,7 +116,7 @@ def _by_calendar(order: Sequence[Candidate], rule: Rule, reasons: dict[str, str]
 
 
 def _last_whole(order: Sequence[Candidate], reasons: dict[str, str], whole: Callable[[str], bool]) -> None:
-    parents = {one.set_id: one.needs for one in order}
+    parents = {one.set_id: one.needs for one in order if not one.stranded}
 
     def usable(set_id: str) -> bool:
         # An incremental set is worth no more than the sets below it.

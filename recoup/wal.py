@@ -1,4 +1,4 @@
-"""Received WAL: what is there, how far a base backup can be replayed from it, and what nobody needs any more.
+"""Received WAL: what is there, and how far a base backup can be replayed from it.
 
 Names and contents of segments: PostgreSQL manual, section 28.6, and ``src/include/access/xlog_internal.h``.
 """
@@ -8,9 +8,11 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from recoup.errors import PreconditionError
 from recoup.manifest import BaseBackup
 
 _SEGMENT = re.compile(r"([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})(\.partial)?")
@@ -64,11 +66,24 @@ def write_lsn(lsn: int) -> str:
     return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
 
 
+@contextmanager
+def may_read() -> Iterator[None]:
+    """Turn a refusal of the system into words: PreconditionError with what may not be read, and by whom it can be."""
+    try:
+        yield
+    except PermissionError as error:
+        raise PreconditionError(
+            f"received WAL may not be read: {error.filename or 'a file of it'}: {error.strerror}",
+            next_step="run recoup as root or as the server's user, or give this user the right to read it",
+        ) from None
+
+
+@may_read()
 def places(root: Path, system_identifier: str) -> tuple[Path, ...]:
     """Give the directories that hold the received WAL of one server, that of the newest timeline first."""
     if not root.is_dir():
         return ()
-    found = []
+    found: list[tuple[int, Path]] = []
     for place in root.iterdir():
         system, _, timeline = place.name.partition("-")
         if system == system_identifier and timeline.isdecimal() and place.is_dir():
@@ -76,6 +91,7 @@ def places(root: Path, system_identifier: str) -> tuple[Path, ...]:
     return tuple(place for _, place in sorted(found, reverse=True))
 
 
+@may_read()
 def reach(dirs: tuple[Path, ...], base: BaseBackup) -> Reach:
     """Say how far a base backup can be replayed: every segment from where it begins is there, whole, and in order."""
     size = base.segment_size
@@ -108,6 +124,13 @@ def reach(dirs: tuple[Path, ...], base: BaseBackup) -> Reach:
         return end
 
 
+@may_read()
+def left_behind(root: Path, base: BaseBackup) -> str:
+    """Say why a base backup leads nowhere any more: its server was restored to before it. Empty while it does."""
+    return _line(_histories(places(root, base.system_identifier)), base)[1]
+
+
+@may_read()
 def in_order(dirs: tuple[Path, ...], base: BaseBackup) -> Mapping[int, Path]:
     """Give by number the segments a replay goes through, up to the first that is missing; the last may be partial."""
     files = _files(dirs, base.segment_size)
@@ -124,22 +147,17 @@ def in_order(dirs: tuple[Path, ...], base: BaseBackup) -> Mapping[int, Path]:
     return found
 
 
-def expendable(dirs: tuple[Path, ...], oldest: BaseBackup) -> Iterator[Path]:
-    """Give the segments that no base backup needs of which ``oldest`` is the oldest that is kept."""
-    needed = parse_lsn(oldest.start_lsn) // oldest.segment_size
-    for place in dirs:
-        for path in sorted(place.iterdir()):
-            segment = Segment.of(path.name, oldest.segment_size)
-            # What was never completed by a timeline that ended is before it too; histories are small and stay.
-            if segment and segment.number < needed and segment.timeline <= oldest.timeline:
-                yield path
-
-
 def received(root: Path) -> Iterator[Path]:
     """Give every file of received WAL (segments, what is being received, histories), the oldest name first."""
-    for place in sorted(root.iterdir()) if root.is_dir() else ():
-        if place.is_dir():
-            yield from sorted(p for p in place.iterdir() if _SEGMENT.fullmatch(p.name) or _HISTORY.fullmatch(p.name))
+    with may_read():
+        for place in sorted(root.iterdir()) if root.is_dir() else ():
+            if place.is_dir():
+                yield from sorted(p for p in place.iterdir() if is_wal(p.name))
+
+
+def is_wal(name: str) -> bool:
+    """Say whether a file has the name of a segment, of one that is being received, or of a timeline's history."""
+    return bool(_SEGMENT.fullmatch(name) or _HISTORY.fullmatch(name))
 
 
 def _files(dirs: tuple[Path, ...], size: int) -> Mapping[tuple[Segment, bool], Path]:

@@ -22,7 +22,7 @@ from pydantic import AwareDatetime, ValidationError
 
 from recoup.catalog import MANIFEST, VERIFIED, BackupSet, Repository, as_candidate, problems, series_of, sha256
 from recoup.errors import BusyError, DamagedError, PreconditionError, RecoveryError
-from recoup.manifest import FileEntry, Manifest, Verification
+from recoup.manifest import BaseBackup, FileEntry, Manifest, Verification
 from recoup.plan import Copy, DirectoryCopy, Plan
 from recoup.records import Check, Frozen, Outcome, Subject, now
 from recoup.retention import Candidate
@@ -37,7 +37,10 @@ _SET = re.compile(r"\d{8}T\d{6,12}Z-[a-z0-9][a-z0-9-]*")
 
 
 class CopyNote(Frozen):
-    """What ``copy.json`` says: the files as they are stored, sealed or not, the manifest among them."""
+    """What ``copy.json`` says: the files as they are stored, sealed or not, the manifest among them.
+
+    ``base`` tells of a base backup which WAL it needs, so that retention can be applied without the private key.
+    """
 
     format: int = 1
     set_id: str
@@ -45,6 +48,7 @@ class CopyNote(Frozen):
     copied: AwareDatetime
     sealed: bool
     needs: str = ""
+    base: BaseBackup | None = None
     files: tuple[FileEntry, ...]
 
     @property
@@ -146,6 +150,7 @@ class CopyPlace:
                 copied=now(),
                 sealed=bool(self.spec.recipients),
                 needs=as_candidate(one).needs,
+                base=one.base,
                 files=tuple(stored),
             )
             self.place.put_text(made.model_dump_json(indent=1), f"{one.set_id}/{NOTE}")

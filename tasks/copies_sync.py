@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from recoup.catalog import BackupSet, Repository, as_candidate, base_series
 from recoup.errors import RecoupError, RecoveryError, first_line
@@ -16,8 +18,10 @@ from recoup.plan import (
 )
 from recoup.records import BackupUse, Frozen, SkippedSet, now
 from recoup.retention import Candidate, Decision, Rule, decide
+from recoup.wal import left_behind
 from tasks.copies import CopiedSet, CopyPlace
 from tasks.step import note, step
+from tasks.wal_pruning import bases_here, prune_shipped
 
 COPYING = timedelta(hours=24)
 # Another machine may be pushing to the same place; what has no list after this long is nobody's work any more.
@@ -31,11 +35,13 @@ class Synced(Frozen):
     pushed: tuple[str, ...] = ()
     size: int = 0
     removed: tuple[str, ...] = ()
+    segments_removed: int = 0
     problems: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         said = f"{self.copy_name}: {len(self.pushed)} sets copied, {self.size / 1e6:.1f} MB"
         said += f", {len(self.removed)} removed" if self.removed else ""
+        said += f", {self.segments_removed} files of WAL removed" if self.segments_removed else ""
         return said + "".join(f"\n  {problem}" for problem in self.problems)
 
 
@@ -61,11 +67,23 @@ def rules(plan: Plan) -> dict[str, Rule]:
     return found
 
 
-@step(timeout=COPYING, retries=1)
-def sync_copy(repository: Repository, copy: CopyPlace, series: Mapping[str, Rule]) -> Synced:
-    """Bring every set the copy should have and lacks there, newest first, and remove what has expired.
+def received_wal(plan: Plan) -> dict[str, Path]:
+    """Give of every series of base backups where the WAL is received that is replayed on them."""
+    return {
+        base_series(component.store): component.continuous.wal
+        for component in plan.components.values()
+        if isinstance(component, PostgresComponent) and component.continuous
+    }
 
-    One set that cannot be copied does not stop the others. Raises RecoupError when the place itself cannot be used.
+
+@step(timeout=COPYING, retries=1)
+def sync_copy(
+    repository: Repository, copy: CopyPlace, series: Mapping[str, Rule], wal: Mapping[str, Path] = {}
+) -> Synced:
+    """Bring every set the copy should have and lacks there, newest first, and remove what has expired, WAL too.
+
+    ``wal``: where the WAL of each series is received. One set that cannot be copied does not stop the others. Raises
+    RecoupError when the place itself cannot be used.
     """
     copy.place.check()
     pushed: list[str] = []
@@ -74,7 +92,7 @@ def sync_copy(repository: Repository, copy: CopyPlace, series: Mapping[str, Rule
     size = 0
     for name, rule in series.items():
         there = {one.set_id: one for one in copy.sets(name)}
-        for one in lacking(repository.sets(name), tuple(there.values()), rule, now()):
+        for one in lacking(repository.sets(name), tuple(there.values()), rule, now(), wal.get(name)):
             note(f"copying {one.set_id} to {copy.name}")
             try:
                 size += copy.push(one).size
@@ -82,7 +100,7 @@ def sync_copy(repository: Repository, copy: CopyPlace, series: Mapping[str, Rule
             except RecoupError as error:
                 problems.append(f"{one.set_id} was not copied: {first_line(error)}")
         _note_tested(repository, copy, name, there, problems)
-        for decision in expiring(copy, name, rule):
+        for decision in expiring(copy, name, rule, wal.get(name)):
             if not decision.kept:
                 _remove(copy, decision.set_id, removed, problems)
         for left in copy.leftovers(name):
@@ -90,7 +108,12 @@ def sync_copy(repository: Repository, copy: CopyPlace, series: Mapping[str, Rule
                 continue
             _remove(copy, left, removed, problems)
     return Synced(
-        copy_name=copy.name, pushed=tuple(pushed), size=size, removed=tuple(removed), problems=tuple(problems)
+        copy_name=copy.name,
+        pushed=tuple(pushed),
+        size=size,
+        removed=tuple(removed),
+        segments_removed=_prune_wal(copy, repository, wal, problems),
+        problems=tuple(problems),
     )
 
 
@@ -149,7 +172,7 @@ def fetch_from_any(copies: tuple[CopyPlace, ...], series: str, into: Repository,
 
 
 def lacking(
-    here: tuple[BackupSet, ...], there: tuple[CopiedSet, ...], rule: Rule, at: datetime
+    here: tuple[BackupSet, ...], there: tuple[CopiedSet, ...], rule: Rule, at: datetime, wal: Path | None = None
 ) -> tuple[BackupSet, ...]:
     """Give the local sets to be copied: the newest and every proven one, and those they need, unless they would expire.
 
@@ -159,8 +182,8 @@ def lacking(
     usable = [one for one in whole.values() if one.verified is None or one.verified.passed]
     wanted = {one.set_id: one for one in usable[:1] + [one for one in usable if one.verified is not None]}
     have = {one.set_id for one in there if not one.broken}
-    known = {one.set_id: one.candidate for one in there if one.candidate is not None}
-    candidates: dict[str, Candidate] = {**known, **{name: as_candidate(one) for name, one in wanted.items()}}
+    known = {one.set_id: found for one in there if (found := _candidate(one, wal)) is not None}
+    candidates: dict[str, Candidate] = {**known, **{name: as_candidate(one, wal) for name, one in wanted.items()}}
     kept = {one.set_id for one in decide(tuple(candidates.values()), rule, lambda _: True, at) if one.kept}
     order: dict[str, BackupSet] = {}
 
@@ -177,10 +200,10 @@ def lacking(
     return tuple(one for one in order.values() if one.set_id not in have)
 
 
-def expiring(copy: CopyPlace, series: str, rule: Rule) -> tuple[Decision, ...]:
+def expiring(copy: CopyPlace, series: str, rule: Rule, wal: Path | None = None) -> tuple[Decision, ...]:
     """Say of every set in a copy whether it is kept, and why; locks are asked for only where one would go."""
     sets = {one.set_id: one for one in copy.sets(series)}
-    candidates = [one.candidate for one in sets.values() if one.candidate is not None]
+    candidates = [found for one in sets.values() if (found := _candidate(one, wal)) is not None]
 
     def whole(set_id: str) -> bool:
         return not sets[set_id].broken
@@ -190,13 +213,27 @@ def expiring(copy: CopyPlace, series: str, rule: Rule) -> tuple[Decision, ...]:
     locks = {set_id: copy.locked_until(set_id) for set_id in going}
     if not any(locks.values()):
         return first
-    locked = [Candidate(one.set_id, one.at, one.verified, one.needs, locks.get(one.set_id)) for one in candidates]
+    locked = [replace(one, locked_until=locks.get(one.set_id)) for one in candidates]
     return decide(locked, rule, whole, now())
 
 
 def taken(set_id: str) -> datetime:
     """Give the moment a set's name tells, to the second."""
     return datetime.strptime(set_id[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+
+
+def _candidate(one: CopiedSet, wal: Path | None) -> Candidate | None:
+    found, base = one.candidate, one.note.base if one.note else None
+    return replace(found, stranded=left_behind(wal, base)) if found and base and wal else found
+
+
+def _prune_wal(copy: CopyPlace, repository: Repository, wal: Mapping[str, Path], problems: list[str]) -> int:
+    try:
+        gone = prune_shipped(copy, repository, wal, bases_here(repository, wal))
+    except RecoupError as error:
+        problems.append(first_line(error))
+        return 0
+    return sum(len(one.names) for one in gone if not one.kept)
 
 
 def _note_tested(

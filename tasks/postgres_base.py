@@ -14,9 +14,9 @@ from recoup.catalog import BackupSet, Repository, base_series, entries, set_id
 from recoup.errors import PreconditionError, ProgramError, RecoupError, RecoveryError, first_line
 from recoup.manifest import BaseBackup, Manifest
 from recoup.records import Frozen, now
-from recoup.wal import expendable, places
 from tasks.postgres import Server, identity, server_now
 from tasks.step import note, step
+from tasks.wal_pruning import bases_here, prune_received
 from tasks.wal_receiver import SUMMARIES, continuous_of
 
 COPY = timedelta(hours=12)
@@ -149,7 +149,7 @@ def take_base(server: Server, repository: Repository, incremental: bool) -> Base
         raise _failed(f"the database went away: {first_line(error)}") from None
     except OSError as error:
         raise _failed(f"it could not be written: {error.strerror}") from None
-    pruned = repository.prune(series(server), policy.base)
+    pruned = repository.prune(series(server), policy.base, policy.wal)
     return BaseTaken(
         set_id=manifest.set_id,
         parent=parent.set_id if parent else "",
@@ -180,16 +180,9 @@ def chain(repository: Repository, one: BackupSet) -> tuple[BackupSet, ...]:
 
 
 def prune_wal(server: Server, repository: Repository) -> int:
-    """Remove the received WAL that is older than the oldest base backup that is kept; gives how many segments."""
-    policy = continuous_of(server)
-    kept = [one.base for one in repository.sets(series(server)) if one.base]
-    if not kept:
-        return 0
-    gone = 0
-    for path in expendable(places(policy.wal, kept[-1].system_identifier), kept[-1]):
-        path.unlink(missing_ok=True)
-        gone += 1
-    return gone
+    """Remove the received WAL that no base backup needs which is kept; gives how many files."""
+    gone = prune_received(continuous_of(server).wal, bases_here(repository, (series(server),)))
+    return sum(len(one.names) for one in gone)
 
 
 def _parent(server: Server, repository: Repository, system: str, version: int) -> BackupSet | None:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from recoup.catalog import sha256
@@ -22,6 +23,7 @@ from recoup.errors import DamagedError, PreconditionError, RecoupError, Recovery
 from recoup.manifest import FileEntry
 from recoup.sealing import SUFFIX, decrypt_file, encrypt_file
 from recoup.wal import received
+from recoup.wal_retention import WalFile
 from tasks.copies import CopyPlace
 from tasks.heartbeat import WITNESS
 
@@ -32,7 +34,7 @@ _PARTIAL = ".partial"
 
 
 @dataclass(frozen=True)
-class _Stored:
+class Stored:
     """One file of WAL as a copy holds it."""
 
     key: str
@@ -40,6 +42,11 @@ class _Stored:
     name: str
     at: int
     entry: FileEntry
+
+    @property
+    def file(self) -> WalFile:
+        """What retention has to know of it."""
+        return WalFile(self.place, self.name, datetime.fromtimestamp(self.at / 1e9, UTC), self.entry.size)
 
 
 @dataclass
@@ -57,7 +64,7 @@ class Shipper:
         if self._there is None:
             self.copy.place.check()
             self._there = {}
-            for one in _stored(self.copy):
+            for one in stored(self.copy):
                 self._there.setdefault((one.place, one.name), []).append(one.key)
         witness = _text(self.wal / WITNESS)
         sent = 0
@@ -108,8 +115,8 @@ def bring_wal(copy: CopyPlace, wal: Path, system_identifier: str) -> int:
 
     Raises DamagedError for what does not come as it was sent, WrongKeyError when it cannot be opened.
     """
-    newest: dict[tuple[str, str], _Stored] = {}
-    for one in _stored(copy):
+    newest: dict[tuple[str, str], Stored] = {}
+    for one in stored(copy):
         if one.place.startswith(f"{system_identifier}-"):
             kept = newest.get((one.place, one.name))
             if kept is None or one.at > kept.at:
@@ -156,11 +163,12 @@ def _keep_shipping(shipper: Shipper, stop: threading.Event, tell: Callable[[str]
             return
 
 
-def _stored(copy: CopyPlace) -> Iterator[_Stored]:
+def stored(copy: CopyPlace) -> Iterator[Stored]:
+    """Give every file of WAL in a copy; one that is still growing, or may not be removed yet, more than once."""
     for key, size in copy.place.listing(_ROOT).items():
         if match := _KEY.fullmatch(key):
             entry = FileEntry(path=key, size=size, sha256=match["sha"])
-            yield _Stored(key, match["place"], match["name"], int(match["at"]), entry)
+            yield Stored(key, match["place"], match["name"], int(match["at"]), entry)
 
 
 def _text(path: Path) -> str:
@@ -170,7 +178,7 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _bring(copy: CopyPlace, one: _Stored, target: Path) -> None:
+def _bring(copy: CopyPlace, one: Stored, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f".{target.name}.new")
     with tempfile.TemporaryDirectory(prefix="recoup-wal-") as spool:

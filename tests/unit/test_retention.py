@@ -113,3 +113,22 @@ def test_every_decision_says_why() -> None:
     said = why(sets, Keep(2, daily=3, weekly=2, monthly=2))
     assert all(said.values())
     assert said["-9.5d"] == "beyond what the plan keeps"
+
+
+def test_what_leads_nowhere_any_more_takes_no_place_of_one_that_does() -> None:
+    undone = "the server was restored to before it"
+    sets = [a_set(0), a_set(1, stranded=undone), a_set(2, stranded=undone), a_set(3), a_set(4)]
+    # As long as not enough newer ones are there, they stay.
+    assert kept(sets, Keep(2)) == ["-0d", "-1d", "-2d", "-3d"]
+    sets = [a_set(-1), *sets]
+    assert kept(sets, Keep(2)) == ["--1d", "-0d"]
+    assert why(sets, Keep(2))["-1d"] == undone
+    assert kept(sets, Keep(1, daily=9)) == ["--1d", "-0d", "-3d", "-4d"]
+
+
+def test_alone_it_stays_and_counts_as_no_whole_set() -> None:
+    undone = "the server was restored to before it"
+    sets = [a_set(0, stranded=undone), a_set(1, stranded=undone, verified=True)]
+    assert kept(sets, Keep(1)) == ["-0d", "-1d"]
+    assert kept([a_set(-1), *sets], Keep(1)) == ["--1d", "-1d"], "the last one whose restore test passed"
+    assert kept([a_set(-1), *sets], Keep(1), {"--1d"}) == ["--1d", "-0d", "-1d"], "no whole one is left"

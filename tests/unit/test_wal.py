@@ -1,59 +1,17 @@
-"""How far received WAL reaches from a base backup, and what of it nobody needs: segments with real page headers."""
+"""How far received WAL reaches from a base backup: segments with real page headers."""
 
 from __future__ import annotations
 
-import struct
+import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from recoup.manifest import BaseBackup
-from recoup.wal import Segment, expendable, parse_lsn, places, reach, write_lsn
-
-# The smallest segment PostgreSQL allows.
-SIZE = 1 << 20
-SYSTEM = "7711374764273281710"
-
-
-def base(start: int, *, timeline: int = 1, stop: int = 0) -> BaseBackup:
-    """Give a base backup that begins in the segment ``start``."""
-    return BaseBackup(
-        server_version=180006,
-        system_identifier=SYSTEM,
-        timeline=timeline,
-        start_lsn=write_lsn(start * SIZE + 0x28),
-        stop_lsn=write_lsn(stop or start * SIZE + 0x120),
-        segment_size=SIZE,
-        compression="gzip",
-    )
-
-
-class Received:
-    """A directory as pg_receivewal fills it, one for each timeline."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    @property
-    def dirs(self) -> tuple[Path, ...]:
-        return places(self.root, SYSTEM)
-
-    def of(self, timeline: int) -> Path:
-        place = self.root / f"{SYSTEM}-{timeline}"
-        place.mkdir(parents=True, exist_ok=True)
-        return place
-
-    def put(self, number: int, *, timeline: int = 1, partial: bool = False, page: int | None = None) -> Path:
-        """Write a segment; ``page``: the timeline its first page is of, if another."""
-        name = Segment(timeline, number).name(SIZE) + (".partial" if partial else "")
-        path = self.of(timeline) / name
-        head = struct.pack("<HHIQI", 0xD118, 2, page or timeline, number * SIZE, 0)
-        path.write_bytes(head + bytes(SIZE - len(head)))
-        return path
-
-    def history(self, timeline: int, *before: tuple[int, int]) -> None:
-        lines = [f"{parent}\t{write_lsn(lsn)}\tno recovery target specified\n" for parent, lsn in before]
-        (self.of(timeline) / f"{timeline:08X}.history").write_text("# a comment\n\n" + "\n".join(lines))
+from recoup.errors import PreconditionError
+from recoup.wal import Segment, left_behind, parse_lsn, places, reach, write_lsn
+from tests.received_wal import SIZE, SYSTEM, Received, base
 
 
 @pytest.fixture
@@ -222,6 +180,8 @@ def test_a_base_backup_of_what_was_undone_leads_nowhere(received: Received) -> N
     received.put(4, timeline=2, page=1)
     assert "was restored, on timeline 2, to 0/4001F4, which is before it" in reach(received.dirs, base(6)).wrong
     assert reach(received.dirs, base(3)).wrong == ""
+    assert left_behind(received.root, base(6)) == reach(received.dirs, base(6)).wrong
+    assert left_behind(received.root, base(3)) == ""
 
 
 def test_a_base_backup_of_a_timeline_that_was_left_leads_nowhere(received: Received) -> None:
@@ -235,30 +195,31 @@ def test_a_base_backup_of_a_timeline_that_was_left_leads_nowhere(received: Recei
     assert reach(received.dirs, base(3)).timeline == 3
 
 
-def test_what_is_older_than_the_oldest_base_backup_is_expendable(received: Received) -> None:
-    gone = [received.put(1), received.put(2), received.put(2, partial=True)]
-    received.put(3)
-    received.put(4, partial=True)
-    received.history(2, (1, 4 * SIZE))
-    (received.root / "witness.json").write_text("{}")
-    assert sorted(expendable(received.dirs, base(3))) == sorted(gone)
+@pytest.fixture
+def open_place() -> Iterator[Path]:
+    """Give a directory that anybody can come to, and be somebody who may not read everything."""
+    with tempfile.TemporaryDirectory() as made:
+        Path(made).chmod(0o777)
+        was = os.geteuid()
+        os.seteuid(65534 if was == 0 else was)
+        try:
+            yield Path(made)
+        finally:
+            os.seteuid(was)
 
 
-def test_nothing_that_is_needed_is_ever_expendable(received: Received) -> None:
-    """Of every timeline and base backup: what can be reached before is reached after."""
-    for number in range(2, 9):
-        received.put(number)
-    received.history(2, (1, 5 * SIZE + 500))
-    for number in range(5, 12):
-        received.put(number, timeline=2, page=1 if number == 5 else None)
-    received.put(12, timeline=2, partial=True)
-    bases = [base(2), base(4), base(6, timeline=2), base(9, timeline=2)]
-    for oldest, one in enumerate(bases):
-        before = [reach(received.dirs, later) for later in bases[oldest:]]
-        for path in expendable(received.dirs, one):
-            path.unlink()
-        assert [reach(received.dirs, later) for later in bases[oldest:]] == before
-        assert all(not found.wrong and found.whole == 12 * SIZE for found in before)
-    left = {path.name for path in received.of(2).iterdir() if path.suffix != ".history"}
-    assert min(left) == "000000020000000000000009"
-    assert not list(received.of(1).iterdir())
+def test_what_may_not_be_read_is_said_and_not_taken_for_the_end(open_place: Path) -> None:
+    received = Received(open_place / "wal")
+    received.put(3).chmod(0)
+    with pytest.raises(PreconditionError, match=r"may not be read: .*000000010000000000000003"):
+        reach(received.dirs, base(3))
+    received.of(1).chmod(0)
+    for look in (lambda: reach(received.dirs, base(3)), lambda: left_behind(received.root, base(3))):
+        with pytest.raises(PreconditionError, match="may not be read") as refused:
+            look()
+        assert "root" in refused.value.next_step
+    received.of(1).chmod(0o755)
+    received.root.chmod(0)
+    with pytest.raises(PreconditionError, match=f"may not be read: {received.root}"):
+        places(received.root, SYSTEM)
+    received.root.chmod(0o755)
