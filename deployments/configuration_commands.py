@@ -6,16 +6,9 @@ from typing import Annotated
 
 import typer
 
-from deployments.asking import confirm
-from deployments.options import AsJson, PlanPath
-from deployments.orchestrator import run_flow
-from deployments.screen import open_screen
-from flows.configuration import (
-    ConfigurationRestore,
-    preview_configuration,
-    restore_configuration,
-)
-from flows.procedure import watched_by
+from deployments.asking import act, confirm, moment
+from deployments.options import AsJson, Began, DryRun, Fresh, PlanPath, Reason, Yes
+from flows.configuration import ConfigurationRecovery, preview_configuration, recover_configuration
 from recoup.plan import load_plan
 
 
@@ -23,14 +16,20 @@ def recover_configuration_command(
     plan: PlanPath,
     component: Annotated[str, typer.Option(help="The configuration component; default: the plan's only one.")] = "",
     use: Annotated[str, typer.Option("--backup", help="'latest' or the id of a backup set.")] = "latest",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the difference only; change nothing.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before acting.")] = False,
+    began: Began = "",
+    reason: Reason = "",
+    fresh: Fresh = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Bring the configuration back: show how it differs, write what differs, keep the old files beside.
+    """Bring the configuration back: show how it differs, write what differs, keep the old files beside, prove it.
 
-    Exit codes: 0 as in the set; 1 ran, and it is not; 2 could not run; 130 interrupted.
+    Exit codes: 0 recovered; 1 ran, not recovered or unproven; 2 could not run; 130 interrupted.
     """
+    request = ConfigurationRecovery(
+        plan=plan, component=component, backup=use, began=moment(began), reason=reason, fresh=fresh
+    )
     loaded = load_plan(plan)
     if dry_run or not yes:
         for line in preview_configuration(loaded, component, use):
@@ -40,8 +39,4 @@ def recover_configuration_command(
     if not yes:
         name = loaded.configuration(component or None)[0]
         confirm(loaded.platform.name, f"bring back {name} of {loaded.platform.name}")
-    screen = open_screen(json=as_json)
-    with watched_by(screen):
-        request = ConfigurationRestore(plan=plan, component=component, backup=use)
-        restored = run_flow(restore_configuration, request, screen.note)
-    typer.echo(restored.model_dump_json() if as_json else f"brought back from {restored.set_id}: {restored}")
+    act(recover_configuration, request, as_json=as_json)

@@ -16,3 +16,8 @@ PlanPath = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output; everything else on standard error.")]
+Began = Annotated[str, typer.Option(help="When the outage began, ISO 8601 with zone: 2026-11-23T03:12:05Z.")]
+Reason = Annotated[str, typer.Option(help="Why, for the record.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Do not go on with a killed run.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Look, and show what would run; change nothing.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before acting.")]

@@ -11,15 +11,16 @@ from typing import Annotated
 
 import typer
 
-from deployments.options import AsJson, PlanPath
-from deployments.orchestrator import run_flow
+from deployments.asking import act
+from deployments.options import AsJson, PlanPath, Reason
 from deployments.run_commands import recover_database_command
 from deployments.screen import open_screen
 from flows.database import Source, When
 from flows.procedure import watched_by
-from flows.restore import ScratchRestore, TableRestore, restore_part, scratch_database
+from flows.restore import ScratchRestore, TableRestore, restore_part, run_scratch_restore
 from recoup.errors import PreconditionError
-from recoup.records import Outcome
+from recoup.records import Verdict
+from tasks.postgres_verify import Copy
 
 restore = typer.Typer(no_args_is_help=True, help="Restore out of a backup set, beside what is in use.")
 
@@ -42,23 +43,25 @@ def restore_table_command(
     set_id: BackupSetId = "latest",
     new_name: Annotated[str, typer.Option("--as", help="Its new name; default: <name>_restored_<time>.")] = "",
     component: Component = "",
+    reason: Reason = "",
     as_json: AsJson = False,
 ) -> None:
-    """Restore one table or schema of a backup set beside the original, which stays as it is.
+    """Restore one table or schema of a backup set beside the original, which stays as it is; leaves a record.
 
     Exit codes: 0 it is there and is what was backed up; 1 failed; 2 could not run; 130 interrupted.
     """
     if bool(table) == bool(schema):
         raise PreconditionError("name one table, or a schema", next_step="recoup restore table public.orders")
     request = TableRestore(
-        plan=plan, table=table, whole_schema=schema, backup=set_id, new_name=new_name, component=component
+        plan=plan,
+        table=table,
+        whole_schema=schema,
+        backup=set_id,
+        new_name=new_name,
+        component=component,
+        reason=reason,
     )
-    screen = open_screen(json=as_json)
-    with watched_by(screen):
-        done = run_flow(restore_part, request, screen.note)
-    typer.echo(done.model_dump_json() if as_json else str(done))
-    for statement in () if as_json else done.not_kept:
-        typer.echo(f"left out, to be added by hand if it is wanted: {statement}")
+    act(restore_part, request, as_json=as_json)
 
 
 @restore.command("database")
@@ -72,13 +75,14 @@ def restore_database_command(
         Into, typer.Option(help="scratch: a throwaway server, gone when this command ends; production: recover to it.")
     ] = Into.SCRATCH,
     component: Component = "",
-    reason: Annotated[str, typer.Option(help="Why, for the record; with --into production.")] = "",
+    reason: Reason = "",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask; with --into production.")] = False,
 ) -> None:
     """Restore a whole set, or to a moment, into a throwaway server and keep that until Enter or Ctrl-C.
 
     Into production it is the recovery itself, with its record: recoup recover database --restore always.
-    Exit codes: 0 it was what was backed up; 1 it was not; 2 could not run.
+    Either leaves a record. Exit codes: 0 it was what was backed up; 1 it was not, or that could not be proven;
+    2 could not run.
     """
     if into is Into.PRODUCTION:
         recover_database_command(
@@ -92,17 +96,18 @@ def restore_database_command(
             yes=yes,
         )
         return
-    screen = open_screen(json=False)
-    with (
-        watched_by(screen),
-        scratch_database(ScratchRestore(plan=plan, backup=set_id, to=to, component=component)) as copy,
-    ):
-        for check in copy.checks:
-            typer.echo(f"{check.outcome}: {check.name}: {check.seen}")
-        typer.echo(f"connect with: {shlex.join(copy.command)}")
-        typer.echo("Enter or Ctrl-C ends the server and removes its data")
-        _wait()
-    raise typer.Exit(int(any(check.outcome is Outcome.FAILED for check in copy.checks)))
+    request = ScratchRestore(plan=plan, backup=set_id, to=to, component=component, reason=reason)
+    with watched_by(open_screen(json=False)):
+        record = run_scratch_restore(request, _show)
+    raise typer.Exit(0 if record.verdict is Verdict.RECOVERED else 1)
+
+
+def _show(copy: Copy) -> None:
+    for check in copy.checks:
+        typer.echo(f"{check.outcome}: {check.name}: {check.seen}")
+    typer.echo(f"connect with: {shlex.join(copy.command)}")
+    typer.echo("Enter or Ctrl-C ends the server and removes its data")
+    _wait()
 
 
 def _wait() -> None:

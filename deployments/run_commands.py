@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from deployments.asking import act, confirm, moment
-from deployments.options import AsJson, PlanPath
+from deployments.options import AsJson, Began, DryRun, Fresh, PlanPath, Reason, Yes
 from flows.database import DatabaseRecovery, Source, When, preview, recover_database
 from flows.drill import DatabaseDrill, Policy, StackKind, drill_database
 from recoup.plan import load_plan
@@ -28,11 +28,11 @@ def recover_database_command(
         str, typer.Option(help="latest, or by WAL: 2026-11-23T03:12:05Z; just before xid:N or lsn:X/Y.")
     ] = "latest",
     restore: Annotated[When, typer.Option(help="Restore only if needed, or always.")] = When.IF_NEEDED,
-    began: Annotated[str, typer.Option(help="When the outage began, ISO 8601 with zone: 2026-11-23T03:12:05Z.")] = "",
-    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
-    fresh: Annotated[bool, typer.Option("--fresh", help="Do not go on with a killed run.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Look, and show what would run; change nothing.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before acting.")] = False,
+    began: Began = "",
+    reason: Reason = "",
+    fresh: Fresh = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Recover the database: diagnose, restart, restore beside and swap where needed, prove it.

@@ -21,7 +21,7 @@ from rich.text import Text
 from recoup.clock import human, phases
 from recoup.progress import Silent, Watcher
 from recoup.records import Outcome, RecoveryRecord, StepOutcome, StepRecord, Verdict, now
-from recoup.report import rpo_standing, rto_standing
+from recoup.report import outcome, rpo_standing, rto_standing
 
 P = ParamSpec("P")
 
@@ -92,7 +92,8 @@ class PlainScreen(_Guarded):
 
     @_never_raise
     def begin(self, record: RecoveryRecord) -> None:
-        self._line(f"{_title(record)}: run {record.run_id} on {record.stack}, RTO {human(record.rto_objective)}")
+        objective = "" if record.beside else f", RTO {human(record.rto_objective)}"
+        self._line(f"{_title(record)}: run {record.run_id} on {record.stack}{objective}")
 
     @_never_raise
     def step(self, step: StepRecord) -> None:
@@ -107,7 +108,7 @@ class PlainScreen(_Guarded):
 
     @_never_raise
     def end(self, record: RecoveryRecord) -> None:
-        print(f"\n{_title(record)}: {record.verdict.upper()}")
+        print(f"\n{_title(record)}: {outcome(record).upper()}")
         print(f"  {'why':<12} {_plain(record.why)}")
         for name, text, _ in summary(record):
             print(f"  {name:<12} {text}")
@@ -199,10 +200,10 @@ class LiveScreen(_Guarded):
 
 def summary(record: RecoveryRecord) -> Iterator[tuple[str, str, str]]:
     """Give the figures of a run line by line: what, text, and the word that colours it."""
-    standing = rto_standing(record)
-    yield "RTO", f"{human(record.clock.rto)} of at most {human(record.rto_objective)}: {standing}", standing
-    split = ", ".join(f"{phase.name} {human(phase.took)}" for phase in phases(record.clock))
-    yield "", split, ""
+    if not record.beside:
+        standing = rto_standing(record)
+        yield "RTO", f"{human(record.clock.rto)} of at most {human(record.rto_objective)}: {standing}", standing
+        yield "", ", ".join(f"{phase.name} {human(phase.took)}" for phase in phases(record.clock)), ""
     for loss in record.stores:
         standing = rpo_standing(record, loss)
         text = f"{loss.store}: {human(loss.achieved)} of at most {human(loss.objective)}: {standing}"
@@ -234,7 +235,7 @@ def _panel(record: RecoveryRecord) -> Panel:
     rows.add_row("", Text(_plain(record.why), style="" if record.verdict is Verdict.RECOVERED else f"bold {colour}"))
     for name, text, word in summary(record):
         rows.add_row(name, Text(text, style=COLOURS.get(word, "")))
-    title = Text(f" {record.verdict.upper()} ", style=f"bold {colour} reverse")
+    title = Text(f" {outcome(record).upper()} ", style=f"bold {colour} reverse")
     return Panel(rows, title=title, subtitle=Text(f"run {record.run_id}", style="dim"), border_style=colour)
 
 
@@ -243,6 +244,8 @@ def _heading(record: RecoveryRecord, *, running: bool) -> Text:
     elapsed = (now() if running else record.clock.restored or record.clock.closed or now()) - since
     over = elapsed > record.rto_objective
     text = Text(_title(record), style="bold")
+    if record.beside:
+        return text.append(f"  {_ticking(elapsed)}", style="bold cyan")
     text.append(f"  {_ticking(elapsed)}", style="bold red" if over else "bold cyan")
     whence = "outage" if record.clock.began else "start; when it began is unknown"
     text.append(f" of {human(record.rto_objective)} since {whence}", style="dim")

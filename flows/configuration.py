@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from prefect import flow
 from pydantic import Field
 
-from flows.procedure import Steps, current_watcher, operator
+from flows.procedure import Run, Steps, conduct, current_watcher
+from flows.request import Recovery, require_recovered
 from recoup.catalog import Repository
-from recoup.errors import PreconditionError, RecoveryError
-from recoup.lease import lease
+from recoup.clock import store_loss
+from recoup.errors import PreconditionError, RecoupError, RecoveryError
+from recoup.places import ledger_path
 from recoup.plan import Plan, load_plan
-from recoup.records import Check, Frozen, Outcome, now
+from recoup.records import BackupUse, Check, Frozen, Outcome, RecoveryRecord, Subject
 from tasks.configuration import Configuration
-from tasks.configuration_backup import ConfigurationTaken, take_configuration_backup, unprotected_drift
+from tasks.configuration_backup import ConfigurationTaken, take_configuration_backup
 from tasks.configuration_diff import compare
+from tasks.configuration_look import last_look
 from tasks.configuration_proof import prove_configuration_backup
 from tasks.configuration_restore import (
-    ConfigurationRestored,
     choose_configuration,
     compare_configuration,
     find_configuration,
     restore_files,
 )
+from tasks.copies_fetch import copies_of
+from tasks.smoke import check_as_user
+
+USER_DEADLINE = timedelta(seconds=15)
+# The plan has no scenario of configuration alone: it is the first part of bringing the whole platform back.
+SCENARIO = "platform"
 
 
 class ConfigurationBackup(Frozen):
@@ -33,12 +42,10 @@ class ConfigurationBackup(Frozen):
     component: str = Field("", description="The configuration component of the plan; empty: the only one")
 
 
-class ConfigurationRestore(Frozen):
-    """Which configuration to bring back, and from which set."""
+class ConfigurationRecovery(Recovery):
+    """Which configuration to bring back, from which set, and what is known of the outage."""
 
-    plan: Path = Field(description="The plan's YAML file, on the machine that runs the restore")
     component: str = Field("", description="The configuration component of the plan; empty: the only one")
-    backup: str = Field("latest", description="'latest' (the newest whole set) or a set's id")
 
 
 @flow(name="back-up-configuration", log_prints=False)
@@ -47,10 +54,13 @@ def back_up_configuration(request: ConfigurationBackup) -> ConfigurationTaken:
     return run_configuration_backup(load_plan(request.plan), request.component)
 
 
-@flow(name="restore-configuration", log_prints=False)
-def restore_configuration(request: ConfigurationRestore) -> ConfigurationRestored:
-    """Bring the configuration back from a set; raises RecoveryError when it is not afterwards as the set has it."""
-    return run_configuration_restore(load_plan(request.plan), request.component, request.backup)
+@flow(name="recover-configuration", log_prints=False)
+def recover_configuration(request: ConfigurationRecovery) -> RecoveryRecord:
+    """Bring the configuration back and give the record; raises RecoveryError when the verdict is not ``recovered``."""
+    plan = load_plan(request.plan)
+    record = run_configuration_recovery(plan, request, ledger=ledger_path(plan))
+    require_recovered(record)
+    return record
 
 
 def run_configuration_backup(plan: Plan, component: str = "") -> ConfigurationTaken:
@@ -74,47 +84,90 @@ def run_configuration_backup(plan: Plan, component: str = "") -> ConfigurationTa
     return taken
 
 
-def run_configuration_restore(plan: Plan, component: str = "", backup: str = "latest") -> ConfigurationRestored:
-    """Choose a set, show how it differs, write what differs, look again; under the platform's lease."""
-    configuration = Configuration.of(plan, component)
+def run_configuration_recovery(plan: Plan, request: ConfigurationRecovery, *, ledger: Path) -> RecoveryRecord:
+    """Run the configuration's procedure and give its record, which is in the ledger."""
+    component, _ = plan.configuration(request.component or None)
+    same = {"component", "backup"}
+    # On an empty host the stack's own files come back only with the configuration.
+    job = request.job(plan, "configuration", component, ledger, same=same, scenario=SCENARIO, bare=True)
+    return conduct(job, lambda run: _procedure(run, request))
+
+
+def _procedure(run: Run, request: ConfigurationRecovery) -> None:
+    plan, step = run.job.plan, run.steps.step
+    configuration = Configuration.of(plan, run.job.component)
     repository = Repository(plan.platform.repository)
-    watcher = current_watcher()
-    steps = Steps(watcher)
-    with lease(plan.platform.state, plan.platform.name, f"configuration restore by {operator()}"):
-        label = f"{now():%Y%m%dT%H%M%SZ}"
-        chosen = steps.step("Choose the newest whole set", choose_configuration, configuration, repository, backup)
-        found = steps.step("Compare", compare_configuration, configuration, repository, chosen.set_id)
-        for line in found.lines:
-            watcher.note(line)
-        restored = steps.step(
-            "Write the files and look again", restore_files, configuration, repository, chosen.set_id, label
+    # Derived from the run's first start, so that a resumed run names what it keeps alike.
+    label = f"{run.journal.marks['started']:%Y%m%dT%H%M%SZ}"
+    # 1 a set that is whole. Once files were written a newer set may hold half of them: the choice stands.
+    anew = not run.steps.opened_before(restore_files)
+    title, store = "Choose the newest whole set", configuration.spec.store
+    chosen = step(title, choose_configuration, configuration, repository, request.backup, copies_of(plan), fresh=anew)
+    run.backup = BackupUse(set_id=chosen.set_id, recovery_point=chosen.recovery_point, skipped=chosen.skipped)
+    # 2 the difference, before anything is written
+    found = step("Compare", compare_configuration, configuration, repository, chosen.set_id, fresh=True)
+    for line in found.lines:
+        run.steps.watcher.note(line)
+    # 3 what differs, each file whole or not at all; looked at again also when a killed run had written it
+    title = "Write the files and look again"
+    restored = step(title, restore_files, configuration, repository, chosen.set_id, label, fresh=True)
+    run.checks.extend(restored.checks)
+    touched = bool(restored.written) or run.resumed
+    run.state_left = f"old files are kept beside as *.before-{label}" if restored.aside or run.resumed else ""
+    # 4 the user-level check through the gateway
+    served = _as_user(run)
+    if touched:
+        run.next_step = "have the services read the files: docker compose up -d, or recoup recover for what is down"
+    if not served:
+        run.next_step = "start the platform with these files, then run it again: it proves what it could not now"
+    # 5 what was lost
+    objective = plan.rpo(store)
+    point: datetime | None
+    if touched:
+        seen = last_look(configuration, chosen.set_id)
+        point, basis = chosen.recovery_point, "when the set was taken; later changes are in a commit, or lost"
+        if seen and seen > point:
+            point, basis = seen, "when what was deployed was last seen to be as in the set"
+    else:
+        point, basis = run.began, "nothing that was deployed differed from the set"
+    run.stores.append(store_loss(store, objective, run.began, point, basis))
+
+
+def _as_user(run: Run) -> bool:
+    """Make the plan's requests through the gateway and say whether they passed; unproven where it does not run."""
+    plan = run.job.plan
+    try:
+        gateway = plan.service(plan.platform.gateway.component)
+        why = "" if run.stack.state(gateway).running else f"{gateway} does not run"
+    except RecoupError as error:
+        why = error.what
+    if why:
+        expected = "the plan's requests pass"
+        run.checks.append(
+            Check(name="gateway", subject=Subject.USER, outcome=Outcome.UNPROVEN, expected=expected, seen=why)
         )
-    _require_no_failure(
-        restored.checks, "the configuration is not as in the set", "old files are kept as *.before-" + label
-    )
-    return restored
+        return False
+    title = "Check as a user, through the gateway"
+    seen = run.steps.step(title, check_as_user, plan, run.stack, USER_DEADLINE, fresh=True)
+    run.checks.extend(seen.checks)
+    run.mark("restored", seen.restored)
+    return seen.restored is not None
 
 
 def preview_configuration(plan: Plan, component: str = "", backup: str = "latest") -> tuple[str, ...]:
     """Give, line by line, what a restore would change; changes nothing."""
     configuration = Configuration.of(plan, component)
     repository = Repository(plan.platform.repository)
-    chosen = find_configuration(configuration, repository, backup)
+    try:
+        chosen = find_configuration(configuration, repository, backup)
+    except (RecoveryError, PreconditionError) as error:
+        if not plan.platform.copies:
+            raise
+        names = ", ".join(copy.name for copy in plan.platform.copies)
+        return (error.what, f"one would be fetched from {names}, and the difference shown before it is written")
     found = compare(configuration, repository.get(configuration.spec.store, chosen.set_id))
     skipped = tuple(f"not usable: {one.set_id}: {one.reason}" for one in chosen.skipped)
     return (*skipped, f"use backup set {chosen}", str(found), *found.lines)
-
-
-def configuration_drift(plan: Plan) -> tuple[str, ...]:
-    """Give, line by line, how deployed configuration differs from its commit, and what no backup set holds.
-
-    A secret that is meant to be in no commit is not named while the newest set holds it as it is.
-    """
-    try:
-        name, _ = plan.configuration()
-    except PreconditionError:
-        return ()
-    return unprotected_drift(Configuration.of(plan, name), Repository(plan.platform.repository))
 
 
 def _require_no_failure(checks: tuple[Check, ...], what: str, state: str) -> None:

@@ -13,13 +13,13 @@ from pydantic import Field
 
 from flows.continuous import begin_again, replay
 from flows.procedure import Run, conduct
-from flows.request import Recovery
+from flows.request import Recovery, require_recovered
 from recoup.catalog import Repository
 from recoup.clock import store_loss
 from recoup.errors import RecoupError, RecoveryError
 from recoup.places import ledger_path
 from recoup.plan import Plan, load_plan
-from recoup.records import BackupUse, Check, Outcome, RecoveryRecord, Subject, Verdict
+from recoup.records import BackupUse, Check, Outcome, RecoveryRecord, Subject
 from recoup.stacks import open_stack
 from recoup.target import parse_target
 from tasks.copies import CopyPlace
@@ -76,12 +76,6 @@ def recover_database(request: DatabaseRecovery) -> RecoveryRecord:
     record = run_recovery(plan, request, ledger=ledger_path(plan))
     require_recovered(record)
     return record
-
-
-def require_recovered(record: RecoveryRecord) -> None:
-    """Raise RecoveryError unless the record's verdict is ``recovered``, so that no failed run looks completed."""
-    if record.verdict is not Verdict.RECOVERED:
-        raise RecoveryError(f"{record.verdict}: {record.why}", state=record.state_left, next_step=record.next_step)
 
 
 def run_recovery(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -44,6 +44,8 @@ from tasks.evidence import publish_record
 from tasks.step import Watched, perform
 
 M = TypeVar("M", bound=BaseModel)
+# Steps whose names begin like this only look.
+_LOOKING = ("diagnose", "choose", "compare")
 _watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 _records: ContextVar[list[RecoveryRecord] | None] = ContextVar("records", default=None)
 
@@ -173,7 +175,9 @@ class Steps:
 class Job:
     """What a run is for. ``drill`` runs carry their fault; ``ledger`` is where the record goes.
 
-    ``scenario`` names the procedure whose scenario of the plan is answered; empty: this one's own.
+    ``scenario`` names the procedure whose scenario of the plan is answered; empty: this one's own. ``bare``: it may
+    begin where the stack itself is not there yet. ``beside``: it puts something beside what is in use and ends no
+    outage. ``exclusive``: it holds the platform's lease; one without touches nothing in use, and is never resumed.
     """
 
     plan: Plan
@@ -191,6 +195,9 @@ class Job:
     run_id: str = ""
     parameters: str = "{}"
     scenario: str = ""
+    bare: bool = False
+    beside: bool = False
+    exclusive: bool = True
 
 
 @dataclass
@@ -198,7 +205,7 @@ class Run:
     """One run under way: what a procedure's body adds its checks and losses to."""
 
     job: Job
-    stack: Stack
+    opened: Stack | None
     journal: Journal
     steps: Steps
     resumed: bool
@@ -207,6 +214,13 @@ class Run:
     backup: BackupUse | None = None
     state_left: str = ""
     next_step: str = ""
+
+    @property
+    def stack(self) -> Stack:
+        """The stack; raises PreconditionError while a bare host has none."""
+        if self.opened is None:
+            self.opened = open_stack(self.job.plan)
+        return self.opened
 
     @property
     def began(self) -> datetime | None:
@@ -237,9 +251,10 @@ class Run:
             plan_version=job.plan.version,
             recoup_version=recoup.__version__,
             procedure=job.procedure,
-            scenario=job.plan.scenario_for(job.scenario or job.procedure).title,
+            scenario="" if job.beside else job.plan.scenario_for(job.scenario or job.procedure).title,
             component=job.component,
-            stack=self.stack.fingerprint,
+            stack=self._fingerprint(),
+            beside=job.beside,
             drill=job.drill,
             fault=job.fault,
             operator=job.operator,
@@ -254,19 +269,28 @@ class Run:
             next_step=self.next_step,
         )
 
+    def _fingerprint(self) -> str:
+        try:
+            return self.stack.fingerprint
+        except RecoupError:
+            if not self.job.bare:
+                raise
+            return f"{self.job.plan.platform.stack.kind}: none yet"
+
 
 def conduct(
     job: Job, body: Callable[[Run], None], *, afterwards: Callable[[Run], None] | None = None
 ) -> RecoveryRecord:
-    """Run a procedure's body under the platform's lease and give its record, which is in the ledger by then.
+    """Run a procedure's body, under the platform's lease, and give its record, which is in the ledger by then.
 
     ``afterwards`` looks at the recovered platform before the verdict (a drill counts its lost writes there). Raises
     PreconditionError when the run could not begin, and lets an interruption through, recorded.
     """
     watcher = current_watcher()
     state = job.plan.platform.state
-    with lease(state, job.plan.platform.name, f"{job.procedure} recovery by {job.operator or 'unknown'}"):
-        stack = open_stack(job.plan)
+    what = f"{job.procedure if job.beside else f'{job.procedure} recovery'} by {job.operator or 'unknown'}"
+    with lease(state, job.plan.platform.name, what) if job.exclusive else nullcontext():
+        stack = None if job.bare else open_stack(job.plan)
         journal, resumed = _journal(job, state)
         run = Run(job, stack, journal, Steps(watcher, journal), resumed)
         run.mark("began", job.began)
@@ -306,7 +330,8 @@ def _asked_for() -> datetime | None:
 def _journal(job: Job, state: Path) -> tuple[Journal, bool]:
     # What was begun longer ago than the outage may last is another outage's, and so is what began before this one.
     oldest = job.plan.rto(job.component)
-    found = Journal.unfinished(state, job.plan.platform.name, job.procedure, job.component, oldest)
+    name = job.plan.platform.name
+    found = Journal.unfinished(state, name, job.procedure, job.component, oldest) if job.exclusive else None
     if found and not job.fresh and found.header.parameters == job.parameters and not _later(job, found):
         return found, True
     if found:
@@ -316,7 +341,7 @@ def _journal(job: Job, state: Path) -> tuple[Journal, bool]:
     tries = len(list((state / "runs").glob(f"{run_id}*.jsonl")))
     header = RunHeader(
         run_id=f"{run_id}-{tries + 1}" if tries else run_id,
-        platform=job.plan.platform.name,
+        platform=name,
         procedure=job.procedure,
         component=job.component,
         began=job.began,
@@ -338,7 +363,7 @@ def _end(run: Run, watcher: Watcher, error: RecoupError | None) -> RecoveryRecor
         record = _publish(run, watcher, Verdict.NOT_RECOVERED, error.what)
     else:
         run.steps.leave_behind()
-        found, why = verdict(tuple(run.steps.records.values()), tuple(run.checks), run.clock())
+        found, why = verdict(tuple(run.steps.records.values()), tuple(run.checks), run.clock(), beside=run.job.beside)
         record = _publish(run, watcher, found, why)
     run.journal.close(record.verdict)
     return record
@@ -356,7 +381,7 @@ def _publish(run: Run, watcher: Watcher, found: Verdict, why: str) -> RecoveryRe
 
 def _acted(run: Run) -> bool:
     return any(
-        step.outcome is StepOutcome.DONE and not step.name.startswith("diagnose") for step in run.steps.records.values()
+        step.outcome is StepOutcome.DONE and not step.name.startswith(_LOOKING) for step in run.steps.records.values()
     )
 
 

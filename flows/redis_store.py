@@ -10,9 +10,9 @@ from pathlib import Path
 from prefect import flow
 from pydantic import Field
 
-from flows.database import When, require_recovered
+from flows.database import When
 from flows.procedure import Run, Steps, conduct, current_watcher
-from flows.request import Recovery
+from flows.request import Recovery, require_recovered
 from recoup.catalog import Repository
 from recoup.clock import store_loss
 from recoup.errors import RecoupError, RecoveryError

@@ -8,8 +8,9 @@ from pathlib import Path
 from pydantic import AwareDatetime, Field
 
 from flows.procedure import Job, operator
+from recoup.errors import RecoveryError
 from recoup.plan import Plan
-from recoup.records import Frozen
+from recoup.records import Frozen, RecoveryRecord, Verdict
 
 
 class Recovery(Frozen):
@@ -35,6 +36,7 @@ class Recovery(Frozen):
         scenario: str = "",
         fault: str | None = None,
         declared: datetime | None = None,
+        bare: bool = False,
     ) -> Job:
         """Give the job of this request; a killed run is gone on with only by one whose ``same`` fields are the same."""
         return Job(
@@ -52,4 +54,11 @@ class Recovery(Frozen):
             drill=fault is not None,
             fresh=self.fresh,
             parameters=self.model_dump_json(include=same),
+            bare=bare,
         )
+
+
+def require_recovered(record: RecoveryRecord) -> None:
+    """Raise RecoveryError unless the record's verdict is ``recovered``, so that no failed run looks completed."""
+    if record.verdict is not Verdict.RECOVERED:
+        raise RecoveryError(f"{record.verdict}: {record.why}", state=record.state_left, next_step=record.next_step)

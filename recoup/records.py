@@ -120,7 +120,10 @@ class BackupUse(Frozen):
 
 
 class RecoveryRecord(Frozen):
-    """All that is known of one run. Durations are timedelta (ISO 8601 in JSON), times aware UTC."""
+    """All that is known of one run. Durations are timedelta (ISO 8601 in JSON), times aware UTC.
+
+    ``beside``: something was restored beside what is in use. No outage was ended by it, so it claims no objective.
+    """
 
     run_id: str
     plan: str
@@ -131,6 +134,7 @@ class RecoveryRecord(Frozen):
     component: str
     stack: str
     drill: bool = False
+    beside: bool = False
     fault: str | None = None
     operator: str = ""
     reason: str = ""
@@ -150,10 +154,13 @@ class RecoveryRecord(Frozen):
         return None if self.clock.rto is None else self.clock.rto <= self.rto_objective
 
 
-def verdict(steps: tuple[StepRecord, ...], checks: tuple[Check, ...], clock: OutageClock) -> tuple[Verdict, str]:
+def verdict(
+    steps: tuple[StepRecord, ...], checks: tuple[Check, ...], clock: OutageClock, *, beside: bool = False
+) -> tuple[Verdict, str]:
     """Judge a run: ``recovered`` only when every step ended well, every check passed, data and user level among them.
 
     Gives the verdict and the reason in one line. A skipped or unmade check makes the run unproven, never recovered.
+    What was restored ``beside`` serves no user, so its data alone are asked for.
     """
     for step in steps:
         if step.outcome is StepOutcome.FAILED:
@@ -167,10 +174,10 @@ def verdict(steps: tuple[StepRecord, ...], checks: tuple[Check, ...], clock: Out
     for check in checks:
         if check.outcome is Outcome.UNPROVEN:
             return Verdict.UNPROVEN, f"could not be looked at: {check.name}: {check.seen}".rstrip(": ")
-    for subject in (Subject.DATA, Subject.USER):
+    for subject in (Subject.DATA,) if beside else (Subject.DATA, Subject.USER):
         if not any(check.subject is subject for check in checks):
             return Verdict.UNPROVEN, f"no {subject} check was made"
-    if clock.restored is None:
+    if clock.restored is None and not beside:
         return Verdict.UNPROVEN, "no moment of restoration was seen"
     return Verdict.RECOVERED, "every step ended well and every check passed"
 

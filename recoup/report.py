@@ -18,6 +18,13 @@ class Standing(StrEnum):
     UNKNOWN = "unknown"
 
 
+_BESIDE = {
+    Verdict.RECOVERED: "restored beside",
+    Verdict.NOT_RECOVERED: "not restored",
+    Verdict.UNPROVEN: Verdict.UNPROVEN.value,
+}
+
+
 def rto_standing(record: RecoveryRecord) -> Standing:
     """Judge the RTO of a run: met only by a run that recovered, missed by one that did not."""
     if record.verdict is Verdict.NOT_RECOVERED or record.rto_met is False:
@@ -33,18 +40,22 @@ def rpo_standing(record: RecoveryRecord, store: StoreLoss) -> Standing:
     return Standing.MET if store.met and data and set(data) == {Outcome.PASSED} else Standing.UNKNOWN
 
 
+def outcome(record: RecoveryRecord) -> str:
+    """Give the verdict in words that fit what was done: nothing is recovered by restoring beside what is in use."""
+    return _BESIDE[record.verdict] if record.beside else record.verdict
+
+
 def run_report(record: RecoveryRecord) -> str:
     """Give the report of one run as Markdown: the verdict first, then the figures, then how it came about."""
-    kind = f"drill, fault {record.fault}" if record.drill and record.fault else "drill" if record.drill else "real"
     parts = [
-        f"# {record.verdict.upper()}: {_text(record.component)}, {_text(record.scenario)}",
+        f"# {outcome(record).upper()}: {_text(record.component)}, {_text(record.scenario or record.procedure)}",
         _why(record),
         _table(
             ("run", "kind", "procedure", "stack", "operator", "plan", "recoup"),
             [
                 (
                     record.run_id,
-                    kind,
+                    _kind(record),
                     record.procedure,
                     record.stack,
                     record.operator or "unknown",
@@ -90,18 +101,22 @@ def history(records: Iterable[RecoveryRecord]) -> str:
             _moment(run.clock.started),
             run.run_id,
             f"{run.procedure} {run.component}",
-            (f"drill: {run.fault}" if run.fault else "drill") if run.drill else "real",
-            run.verdict,
-            f"{human(run.clock.rto)} of {human(run.rto_objective)}: {rto_standing(run)}",
+            _kind(run),
+            outcome(run),
+            "none claimed"
+            if run.beside
+            else f"{human(run.clock.rto)} of {human(run.rto_objective)}: {rto_standing(run)}",
             _rpo_cell(run),
             _lost(run.stores),
         )
         for run in runs
     ]
     columns = ("started", "run", "what", "kind", "verdict", "RTO", "RPO", "acknowledged writes lost")
-    real, drills = [r for r in runs if not r.drill], [r for r in runs if r.drill]
+    # What was restored beside ended no outage: it has no part in the objectives.
+    claiming = [run for run in runs if not run.beside]
+    real, drills = [r for r in claiming if not r.drill], [r for r in claiming if r.drill]
     groups = [(name, group) for name, group in (("real runs", real), ("drills", drills)) if group]
-    shares = [line for name, group in groups for line in _compliance(name, group)]
+    shares = [line for name, group in groups for line in _compliance(name, group)] or ["No run claims an objective."]
     return "\n\n".join(["# Runs", _table(columns, rows), "## Compliance", "\n".join(shares)]) + "\n"
 
 
@@ -124,12 +139,20 @@ def _share(part: int, whole: int) -> str:
     return f"{part} of {whole} ({part * 100 // whole} %)"
 
 
+def _kind(record: RecoveryRecord) -> str:
+    if record.beside:
+        return "beside"
+    return (f"drill: {record.fault}" if record.fault else "drill") if record.drill else "real"
+
+
 def _why(record: RecoveryRecord) -> str:
     why = _text(record.why) or "no reason was recorded"
     return why if record.verdict is Verdict.RECOVERED else f"> ## {why}"
 
 
 def _objectives(record: RecoveryRecord) -> str:
+    if record.beside:
+        return "None is claimed: it was restored beside what is in use, and ended no outage."
     rto = ("RTO", human(record.clock.rto), human(record.rto_objective), rto_standing(record), "", "")
     stores = [
         (
@@ -182,6 +205,12 @@ def _backup(record: RecoveryRecord) -> str:
     if used.skipped:
         lines.append(_table(("skipped set", "why"), [(s.set_id, s.reason) for s in used.skipped]))
     return "\n\n".join(lines)
+
+
+def _rto_cell(run: RecoveryRecord) -> str:
+    if run.beside:
+        return "none claimed"
+    return f"{human(run.clock.rto)} of {human(run.rto_objective)}: {rto_standing(run)}"
 
 
 def _rpo_cell(run: RecoveryRecord) -> str:

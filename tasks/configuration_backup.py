@@ -16,6 +16,7 @@ from recoup.records import Frozen, now
 from recoup.sealing import SUFFIX, Sealer, public_keys, sealer
 from tasks.configuration import Configuration, Reading, read_configuration, require_still
 from tasks.configuration_git import DELETED, write_bundle
+from tasks.configuration_look import note_look
 from tasks.configuration_set import BUNDLE, INDEX, Index, key_id, private, read_index
 from tasks.step import note, step
 
@@ -61,6 +62,7 @@ def take_configuration_backup(configuration: Configuration, repository: Reposito
     started = now()
     reading = read_configuration(configuration)
     if newest := _unchanged(configuration, repository, reading, keys):
+        note_look(configuration, newest.set_id, reading.at)
         return _taken(newest, reading, published=False)
     try:
         with repository.staging(spec.store, started) as staged:

@@ -27,6 +27,8 @@ from tasks.configuration_diff import Difference, compare
 from tasks.configuration_listing import NEW
 from tasks.configuration_proof import identity_of
 from tasks.configuration_set import FileState, Index, clear_digest, read_index, write_new
+from tasks.copies import CopyPlace
+from tasks.copies_fetch import here_or_fetched
 from tasks.step import note, step
 
 
@@ -61,10 +63,21 @@ class ConfigurationRestored(Frozen):
         return "; ".join([*parts, *self.notes])
 
 
-@step(timeout=timedelta(minutes=30), retries=1)
-def choose_configuration(configuration: Configuration, repository: Repository, use: str) -> ChosenConfiguration:
-    """Give the newest whole set (``latest``), or the named one if it is whole; RecoveryError when there is none."""
-    return find_configuration(configuration, repository, use)
+@step(timeout=timedelta(hours=1), retries=1)
+def choose_configuration(
+    configuration: Configuration, repository: Repository, use: str, copies: tuple[CopyPlace, ...] = ()
+) -> ChosenConfiguration:
+    """Give the newest whole set (``latest``), or the named one if it is whole; RecoveryError when there is none.
+
+    Where none is whole here, one is fetched from a copy.
+    """
+    return here_or_fetched(
+        lambda wanted: find_configuration(configuration, repository, wanted),
+        copies,
+        configuration.spec.store,
+        repository,
+        use,
+    )
 
 
 def find_configuration(configuration: Configuration, repository: Repository, use: str) -> ChosenConfiguration:

@@ -13,7 +13,7 @@ from recoup.catalog import BackupSet, Repository, problems
 from recoup.errors import PreconditionError, ProgramError, RecoupError, RecoveryError, first_line
 from recoup.records import Check, Frozen, Outcome, SkippedSet
 from tasks.copies import CopyPlace
-from tasks.copies_sync import fetch_from_any
+from tasks.copies_fetch import here_or_fetched
 from tasks.postgres import (
     RESTORED,
     Condition,
@@ -79,14 +79,9 @@ class Swapped(Frozen):
 @step(timeout=timedelta(hours=1))
 def choose_backup(server: Server, repository: Repository, wanted: str, copies: tuple[CopyPlace, ...] = ()) -> Chosen:
     """Give the backup set to restore; see find_backup. Where none is good here, one is fetched from a copy."""
-    try:
-        return find_backup(server, repository, wanted)
-    except (RecoveryError, PreconditionError) as error:
-        if not copies:
-            raise
-        note(f"{error.what}; looking in {', '.join(copy.name for copy in copies)}")
-        fetched = fetch_from_any(copies, server.spec.store, repository, wanted)
-        return find_backup(server, repository, fetched.use.set_id or wanted)
+    return here_or_fetched(
+        lambda one: find_backup(server, repository, one), copies, server.spec.store, repository, wanted
+    )
 
 
 def find_backup(server: Server, repository: Repository, wanted: str) -> Chosen:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from flows.configuration import ConfigurationRecovery, run_configuration_recovery
 from recoup.catalog import Repository
 from recoup.plan import BackupPolicy, ConfigurationComponent, Plan, load_plan
+from recoup.records import RecoveryRecord
 from recoup.sealing import KeyPair, new_key_pair
 from tasks.configuration import Configuration
-from tasks.configuration_backup import ConfigurationTaken, take_configuration_backup
+from tasks.configuration_backup import ConfigurationTaken, take_configuration_backup, unprotected_drift
 from tasks.configuration_proof import ConfigurationProof, prove_configuration_backup
 from tasks.configuration_restore import ConfigurationRestored, choose_configuration, restore_files
 
@@ -40,13 +42,23 @@ class Deployed:
     def plan(self) -> Plan:
         plan = load_plan(PLAN)
         platform = plan.platform.model_copy(
-            update={"repository": self.repository.root, "state": self.configuration.state}
+            update={"repository": self.repository.root, "state": self.configuration.state, "copies": ()}
         )
         components = {**plan.components, "configuration": self.configuration.spec}
         return plan.model_copy(update={"platform": platform, "components": components})
 
     def take(self) -> ConfigurationTaken:
         return take_configuration_backup.fn(self.configuration, self.repository)
+
+    def drift(self) -> tuple[str, ...]:
+        return unprotected_drift(self.configuration, self.repository)
+
+    def recover(self) -> RecoveryRecord:
+        """Bring it back by the whole procedure, and give its record."""
+        plan = self.plan()
+        return run_configuration_recovery(
+            plan, ConfigurationRecovery(plan=PLAN), ledger=plan.platform.state / "ledger.jsonl"
+        )
 
     def prove(self, set_id: str) -> ConfigurationProof:
         return prove_configuration_backup.fn(self.configuration, self.repository, set_id)

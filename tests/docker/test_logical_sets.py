@@ -19,9 +19,10 @@ from flows.procedure import watched_by
 from flows.restore import TableRestore, run_table_restore
 from recoup.catalog import Repository
 from recoup.errors import RecoveryError
+from recoup.places import ledger_path
 from recoup.plan import Plan, load_plan
 from recoup.progress import Silent
-from recoup.records import Check, Outcome
+from recoup.records import Check, Outcome, Verdict
 from recoup.stacks import Stack, open_stack
 from tasks import postgres_backup
 from tasks.postgres import Server, database_names
@@ -159,7 +160,8 @@ def test_a_table_comes_back_beside_the_original(older: Platform) -> None:
     with older.server.connect() as connection:
         connection.execute("DROP TABLE public.told CASCADE")
     request = TableRestore(plan=Path("unused"), table="told", backup=set_id, new_name="told")
-    assert run_table_restore(older.plan, older.stack, request).rows == 1000
+    record = run_table_restore(older.plan, request, ledger=ledger_path(older.plan))
+    assert record.verdict is Verdict.RECOVERED, record.why
     with older.server.connect() as connection:
         assert connection.execute("SELECT count(*), max(mood)::text FROM public.told").fetchone() == (1000, "good")
     assert list(older.plan.platform.scratch.iterdir()) == []

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.configuration import configuration_drift, run_configuration_backup
+from flows.configuration import run_configuration_backup
 from recoup.errors import PreconditionError, RecoveryError
 from recoup.manifest import ConfigurationTree
 from recoup.plan import BackupPolicy
@@ -252,7 +252,7 @@ def test_a_damaged_repository_stops_no_backup(deployed: Deployed) -> None:
     taken = deployed.take()
     assert taken.published
     assert taken.commit == ""
-    assert any("git" in line and str(deployed.root) in line for line in configuration_drift(deployed.plan()))
+    assert any("git" in line and str(deployed.root) in line for line in deployed.drift())
 
 
 def test_a_commit_whose_history_is_damaged_keeps_its_files_and_says_so(deployed: Deployed) -> None:
@@ -335,25 +335,23 @@ def test_a_checkout_of_another_user_is_read_by_git_as_that_user(deployed: Deploy
 def test_what_the_plan_names_and_is_not_there_is_said(deployed: Deployed) -> None:
     deployed.configuration = deployed.with_(paths=("docker-compose.yml", "haproxy.cfg"))
     assert deployed.take().absent == ("haproxy.cfg",)
-    assert "haproxy.cfg: named in the plan, and not there" in configuration_drift(deployed.plan())
+    assert "haproxy.cfg: named in the plan, and not there" in deployed.drift()
 
 
 def test_drift_is_told_until_it_is_committed_and_secrets_until_they_are_in_a_set(deployed: Deployed) -> None:
     deployed.configuration = deployed.with_(paths=("nginx",))
-    assert configuration_drift(deployed.plan()) == (
+    assert deployed.drift() == (
         ".env: not in the commit, in no backup set as it is",
         "certs/gateway.key: not in the commit, in no backup set as it is",
     )
     deployed.take()
-    assert configuration_drift(deployed.plan()) == ()
+    assert deployed.drift() == ()
     write(deployed.root / "nginx/nginx.conf", "edited\n")
-    assert configuration_drift(deployed.plan()) == (
-        "nginx/nginx.conf: differs from the commit, in no backup set as it is",
-    )
+    assert deployed.drift() == ("nginx/nginx.conf: differs from the commit, in no backup set as it is",)
     deployed.take()
-    assert configuration_drift(deployed.plan()) == ("nginx/nginx.conf: differs from the commit, in the newest set",)
+    assert deployed.drift() == ("nginx/nginx.conf: differs from the commit, in the newest set",)
     commit(deployed.root, "edited")
-    assert configuration_drift(deployed.plan()) == ()
+    assert deployed.drift() == ()
 
 
 def test_old_sets_go_by_the_plans_rule_and_the_newest_proven_one_stays(deployed: Deployed) -> None:

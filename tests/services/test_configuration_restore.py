@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from flows.configuration import preview_configuration, run_configuration_restore
+from flows.configuration import ConfigurationRecovery, preview_configuration, run_configuration_recovery
+from flows.copies import require_complete, run_copies
 from recoup.errors import PreconditionError, RecoveryError
-from recoup.records import Outcome
+from recoup.journal import Journal
+from recoup.plan import DirectoryCopy
+from recoup.records import Outcome, Subject
 from recoup.sealing import new_key_pair
 from tasks.configuration import Configuration
 from tests.configuration_checkout import PASSWORD, Deployed, commit, deploy, git, tree, write
@@ -88,14 +91,34 @@ def test_it_comes_back_on_an_empty_host_from_the_set_alone(deployed: Deployed, t
     spec = deployed.configuration.spec.model_copy(update={"checkout": tmp_path / "srv/new/checkout"})
     deployed.configuration = Configuration("configuration", spec, tmp_path / "new-state")
     deployed.repository = type(deployed.repository)(tmp_path / "fetched")
-    restored = run_configuration_restore(deployed.plan())
-    assert restored.checked_out
-    assert restored.aside == ()
+    record = deployed.recover()
+    assert "checked out anew" in record.steps[-1].detail
+    assert "0 old ones kept aside" in record.steps[-1].detail
     assert tree(tmp_path / "srv/new/checkout") == good
     assert git(tmp_path / "srv/new/checkout", "rev-parse", "HEAD") == head
     assert git(tmp_path / "srv/new/checkout", "status", "--porcelain") == "M nginx/nginx.conf"
     assert git(tmp_path / "srv/new/checkout", "fsck", "--full") == ""
     assert sorted(p.name for p in (tmp_path / "srv/new").iterdir()) == ["checkout"]
+
+
+def test_where_no_set_is_here_one_is_fetched_from_a_copy(deployed: Deployed, tmp_path: Path) -> None:
+    good = tree(deployed.root)
+    took = deployed.take().set_id
+    plan = deployed.plan()
+    copies = (DirectoryCopy(name="elsewhere", path=tmp_path / "elsewhere"),)
+    plan = plan.model_copy(update={"platform": plan.platform.model_copy(update={"copies": copies})})
+    (tmp_path / "elsewhere").mkdir()
+    require_complete(run_copies(plan))
+    os.rename(deployed.root, tmp_path / "lost")
+    os.rename(deployed.repository.root, tmp_path / "lost-sets")
+    assert any("elsewhere" in line for line in preview_configuration(plan))
+    assert not deployed.repository.root.exists(), "a look fetches nothing"
+    request = ConfigurationRecovery(plan=tmp_path / "unused")
+    record = run_configuration_recovery(plan, request, ledger=tmp_path / "ledger.jsonl")
+    assert record.backup is not None
+    assert record.backup.set_id == took
+    assert record.stack == "compose: none yet"
+    assert tree(deployed.root) == good
 
 
 def test_links_come_back_as_links(deployed: Deployed) -> None:
@@ -231,8 +254,14 @@ def test_killed_half_way_each_file_is_old_or_new_and_the_next_run_finishes(deplo
     assert states == ({"old"} if moment == "files are written beside" else {"old", "new"})
     kept = {p.name: p.read_bytes() for p in sites.iterdir() if ".before-" in p.name}
     assert all(b"# old" in text for text in kept.values())
-    restored = run_configuration_restore(deployed.plan())
-    assert [check.outcome for check in restored.checks] == [Outcome.PASSED]
+    left = _unfinished(deployed)
+    # A backup by schedule meanwhile holds what is half old: the choice of the killed run stands.
+    half = deployed.take().set_id
+    record = deployed.recover()
+    assert record.run_id == left.header.run_id
+    assert record.backup is not None
+    assert record.backup.set_id != half
+    assert [check.outcome for check in record.checks if check.subject is Subject.DATA] == [Outcome.PASSED]
     assert {_state(sites / f"{n:04}.conf", n) for n in range(MANY)} == {"new"}
     # Every old file is still there, once, and nothing half-written is.
     old = sorted(p.name.partition(".before-")[0] for p in sites.iterdir() if ".before-" in p.name)
@@ -257,7 +286,7 @@ def test_two_restores_at_once_are_one_and_a_refusal(deployed: Deployed) -> None:
     deployed.take()
     platform = deployed.plan().platform
     with lease(platform.state, platform.name, "somebody else"), pytest.raises(BusyError, match="somebody else"):
-        run_configuration_restore(deployed.plan())
+        deployed.recover()
 
 
 def _state(path: Path, n: int) -> str:
@@ -265,12 +294,19 @@ def _state(path: Path, n: int) -> str:
     return next((s for s in ("old", "new") if text == f"server {{ # {s} {n}\n}}\n"), f"neither: {text!r}")
 
 
+def _unfinished(deployed: Deployed) -> Journal:
+    platform = deployed.plan().platform
+    left = Journal.unfinished(platform.state, platform.name, "configuration", "configuration")
+    assert left is not None
+    return left
+
+
 def _restore(deployed: Deployed, first: str = "") -> subprocess.Popen[str]:
     place = deployed.root.parent / "plan.yaml"
     place.write_text(deployed.plan().dump_yaml())
     program = (
-        f"{first}\nimport sys\nfrom pathlib import Path\nfrom flows.configuration import run_configuration_restore\n"
-        f"from recoup.plan import load_plan\nrun_configuration_restore(load_plan(Path({str(place)!r})))\n"
+        f"{first}\nfrom pathlib import Path\nfrom flows import configuration as flow\n"
+        f"flow.recover_configuration.fn(flow.ConfigurationRecovery(plan=Path({str(place)!r})))\n"
     )
     return subprocess.Popen(
         [sys.executable, "-c", program], cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True

@@ -7,13 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from flows.restore import ScratchRestore, TableRestore, run_table_restore, scratch_database
+from flows.request import require_recovered
+from flows.restore import ScratchRestore, TableRestore, run_scratch_restore, run_table_restore
 from recoup.errors import BusyError, PreconditionError, RecoupError, RecoveryError
+from recoup.journal import Journal
 from recoup.lease import lease
-from recoup.records import Outcome
+from recoup.ledger import Ledger
+from recoup.places import ledger_path
+from recoup.records import Outcome, RecoveryRecord, Verdict
+from recoup.report import history
 from tasks.postgres_backup import take_database_backup
 from tasks.postgres_part import fitting, renamed
 from tasks.postgres_table import TableRestored
+from tasks.postgres_verify import Copy
 from tasks.sandbox import Sandbox
 from tests.postgres_scratch import Scratch, scratch
 from tests.services.odd_database import DATABASE, SCHEMA
@@ -69,8 +75,19 @@ def shop(sandbox: Sandbox, tmp_path: Path) -> Iterator[Scratch]:
 
 
 def restored(source: Scratch, table: str = "", **more: str) -> TableRestored:
+    """Restore it as the command does, and give the result of its step."""
+    record = recorded(source, table, **more)
+    require_recovered(record)
+    journal = Journal.load(source.plan.platform.state / "runs" / f"{record.run_id}.jsonl")
+    assert journal is not None
+    found = journal.result_of("restore-table")
+    assert found is not None
+    return TableRestored.model_validate_json(found[1])
+
+
+def recorded(source: Scratch, table: str = "", **more: str) -> RecoveryRecord:
     request = TableRestore.model_validate({"plan": "unused", "table": table, **more})
-    return run_table_restore(source.plan, source.stack, request)
+    return run_table_restore(source.plan, request, ledger=source.repository.root.parent / "ledger.jsonl")
 
 
 def backed_up(source: Scratch) -> str:
@@ -106,6 +123,24 @@ def test_the_copy_and_the_original_do_not_share_a_sequence_nor_stop_each_other(s
     assert shop.sql("INSERT INTO orders (what) VALUES ('in use') RETURNING id, number") == "4|4"
     # A foreign key of the copy would forbid this.
     shop.sql("DELETE FROM orders WHERE customer = 2; DELETE FROM customers WHERE id = 2")
+
+
+def test_it_leaves_a_record_that_claims_no_objective(shop: Scratch) -> None:
+    had = backed_up(shop)
+    record = recorded(shop, "orders", new_name="looked_at", reason="a customer asks")
+    assert (record.verdict, record.beside, record.reason) == (Verdict.RECOVERED, True, "a customer asks")
+    assert record.backup is not None
+    assert record.backup.set_id == had
+    assert "public.looked_at" in record.state_left
+    assert "REFERENCES public.customers(id)" in record.next_step
+    shop.sql("DROP FUNCTION note CASCADE")
+    failed = recorded(shop, "orders", new_name="again")
+    assert failed.verdict is Verdict.NOT_RECOVERED
+    assert Ledger(shop.repository.root.parent / "ledger.jsonl").records() == (record, failed)
+    told = history([record, failed])
+    assert "restored beside" in told
+    assert "not restored" in told
+    assert "No run claims an objective." in told
 
 
 def test_a_dropped_table_is_found_in_the_set_that_still_has_it(shop: Scratch) -> None:
@@ -232,12 +267,22 @@ class TestOddOnes:
         """Read through the very command that is printed."""
         path = sandbox.directory / "odd.yaml"
         path.write_text(odd.plan.dump_yaml(), encoding="utf-8")
-        with scratch_database(ScratchRestore(plan=path)) as copy:
-            assert {check.outcome for check in copy.checks} == {Outcome.PASSED}
+        places: list[Path] = []
+
+        def look(copy: Copy) -> None:
             asked = (*copy.command, "-XAtqc", "SELECT count(*) FROM public.documents")
             assert odd.stack.execute("postgres", asked, timeout=copy.server.spec.restart_timeout).text == "300"
-            place = copy.server.at
-        assert place is not None
+            assert copy.server.at is not None
+            places.append(copy.server.at)
+            # It may be looked at for hours: a recovery does not wait for it.
+            with lease(odd.plan.platform.state, odd.plan.platform.name, "a recovery"):
+                pass
+
+        record = run_scratch_restore(ScratchRestore(plan=path, reason="what did it hold?"), look)
+        assert (record.verdict, record.beside, record.reason) == (Verdict.RECOVERED, True, "what did it hold?")
+        assert {check.outcome for check in record.checks} == {Outcome.PASSED}
+        assert Ledger(ledger_path(odd.plan)).last() == record
+        (place,) = places
         assert not place.parent.exists()
 
 

@@ -91,3 +91,10 @@ def test_a_moment_without_a_zone_is_refused() -> None:
 def test_a_record_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
         recovered().verdict = Verdict.UNPROVEN  # type: ignore[misc]
+
+
+def test_what_was_restored_beside_is_judged_by_its_data_alone() -> None:
+    clock = OutageClock(started=T)
+    assert verdict((STEP,), (DATA,), clock, beside=True)[0] is Verdict.RECOVERED
+    assert verdict((STEP,), (), clock, beside=True)[0] is Verdict.UNPROVEN
+    assert verdict((STEP,), (DATA,), clock)[0] is Verdict.UNPROVEN

@@ -114,3 +114,18 @@ def test_a_run_that_was_interrupted_and_went_on_counts_once_by_its_end() -> None
 
 def test_no_runs_are_said_to_be_none() -> None:
     assert "No run has been recorded" in history([])
+
+
+def test_what_was_restored_beside_has_no_part_in_the_objectives() -> None:
+    beside = changed(recovered("beside"), drill=False, fault=None, beside=True, stores=())
+    told = run_report(beside)
+    assert told.startswith("# RESTORED BESIDE")
+    assert "None is claimed" in told
+    listed = history([beside, changed(beside, run_id="not", verdict=Verdict.NOT_RECOVERED), failed("real")])
+    assert {row[1]: (row[3], row[4], row[5]) for row in rows(listed, "# Runs")}["beside"] == (
+        "beside",
+        "restored beside",
+        "none claimed",
+    )
+    assert "- real runs: recovered in 0 of 1 (0 %)" in listed
+    assert "- real runs: RTO met in 0 of 1 (0 %), missed in 1, unknown in 0" in listed
