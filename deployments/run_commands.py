@@ -8,7 +8,8 @@ import typer
 
 from deployments.asking import act, confirm, moment
 from deployments.options import AsJson, Began, DryRun, Fresh, PlanPath, Reason, Yes
-from flows.database import DatabaseRecovery, Source, When, preview, recover_database
+from flows.database import DatabaseRecovery, Source, When, recover_database
+from flows.database_preview import preview
 from flows.drill import DatabaseDrill, Policy, StackKind, drill_database
 from recoup.plan import load_plan
 from tasks.postgres_fault import Fault
@@ -22,7 +23,7 @@ def recover_database_command(
     component: Annotated[str, typer.Option(help="The postgres component; default: the plan's only one.")] = "",
     use: Annotated[str, typer.Option("--backup", help="'latest' or the id of a backup set.")] = "latest",
     source: Annotated[
-        Source, typer.Option("--from", help="Base backup and WAL where they can be replayed, or a dump.")
+        Source, typer.Option("--from", help="best: the standby, else base backup and WAL, else a dump.")
     ] = Source.BEST,
     to: Annotated[
         str, typer.Option(help="latest, or by WAL: 2026-11-23T03:12:05Z; just before xid:N or lsn:X/Y.")
@@ -66,6 +67,7 @@ def drill_database_command(
     stack: Annotated[StackKind, typer.Option(help="Child processes, or Docker Compose.")] = StackKind.PROCESS,
     spoil: Annotated[Spoil, typer.Option(help="What is wrong with the newest backup set.")] = Spoil.NOTHING,
     policy: Annotated[Policy, typer.Option(help="How the WAL is received; none: recover from dumps.")] = Policy.NONE,
+    standby: Annotated[bool, typer.Option(help="Whether a warm standby follows; with --policy.")] = False,
     older: Annotated[bool, typer.Option(help="Whether an older good backup set exists.")] = True,
     as_json: AsJson = False,
 ) -> None:
@@ -73,5 +75,5 @@ def drill_database_command(
 
     Exit codes: 0 recovered; 1 ran, not recovered or unproven; 2 could not run; 130 interrupted.
     """
-    request = DatabaseDrill(fault=fault, stack=stack, spoil=spoil, older=older, policy=policy)
+    request = DatabaseDrill(fault=fault, stack=stack, spoil=spoil, older=older, policy=policy, standby=standby)
     act(drill_database, request, as_json=as_json)

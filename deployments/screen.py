@@ -212,7 +212,9 @@ def summary(record: RecoveryRecord) -> Iterator[tuple[str, str, str]]:
             of = "" if loss.acknowledged_writes is None else f" of {loss.acknowledged_writes}"
             yield "writes lost", f"{loss.store}: {loss.acknowledged_writes_lost}{of} acknowledged", ""
     if record.backup:
-        yield "backup set", record.backup.set_id or "none usable", ""
+        used = record.backup
+        none = f"none needed: {_plain(used.why)}" if used.why else "none usable"
+        yield "backup set", used.set_id or none, ""
         for skipped in record.backup.skipped:
             yield "skipped set", f"{skipped.set_id}: {_plain(skipped.reason)}", "unknown"
     for check in record.checks:

@@ -16,7 +16,7 @@ from recoup.stacks import Stack, open_stack
 from tasks.postgres import Server
 from tasks.postgres_base import BaseTaken, begin_anew, take_base_backup
 from tasks.postgres_base_verify import verify_base_backup
-from tasks.postgres_replay import ChosenBase, Replayed, replay_wal, start_replayed
+from tasks.postgres_replay import ChosenBase, Replayed, Resumed, replay_wal, start_replayed
 from tasks.wal_receiver import prepare_continuous
 
 
@@ -62,7 +62,12 @@ def replay(run: Run, server: Server, repository: Repository, base: ChosenBase, t
     done = step("Replay the WAL on a base backup", replay_wal, server, repository, base.set_id, to, label, scratch)
     run.checks.extend(done.checks)
     run.state_left = f"old data kept at {done.aside}" if done.aside else ""
-    resumed = step("Start it and receive its WAL again", start_replayed, server)
+    note_receiving(run, step("Start it and receive its WAL again", start_replayed, server))
+    return done
+
+
+def note_receiving(run: Run, resumed: Resumed) -> None:
+    """Add what speaks against a recovered server whose WAL nobody receives."""
     if not resumed.received:
         run.checks.append(
             Check(
@@ -73,7 +78,6 @@ def replay(run: Run, server: Server, repository: Repository, base: ChosenBase, t
                 seen=resumed.seen,
             )
         )
-    return done
 
 
 def begin_again(run: Run, server: Server, repository: Repository) -> None:

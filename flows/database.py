@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -14,28 +13,27 @@ from pydantic import Field
 from flows.continuous import begin_again, replay
 from flows.procedure import Run, conduct
 from flows.request import Recovery, require_recovered
+from flows.standby import follow_again, take_over
 from recoup.catalog import Repository
 from recoup.clock import store_loss
 from recoup.errors import RecoupError, RecoveryError
 from recoup.places import ledger_path
 from recoup.plan import Plan, load_plan
 from recoup.records import BackupUse, Check, Outcome, RecoveryRecord, Subject
-from recoup.stacks import open_stack
 from recoup.target import parse_target
 from tasks.copies import CopyPlace
 from tasks.postgres import Condition, Diagnosis, Server, crash_safe
 from tasks.postgres_compare import check_integrity
-from tasks.postgres_diagnosis import diagnose_database, look, restart_database
-from tasks.postgres_load import legacy_command, restore_command
-from tasks.postgres_replay import ChosenBase, Replayed, choose_base, find_base, replay_wal
+from tasks.postgres_diagnosis import diagnose_database, restart_database
+from tasks.postgres_replay import ChosenBase, Replayed, choose_base, replay_wal
 from tasks.postgres_restore import (
     Chosen,
     choose_backup,
-    find_backup,
     make_new_server,
     restore_beside,
     swap_databases,
 )
+from tasks.postgres_standby import Promoted, fence_primary
 from tasks.services import restart_services, services_of, start_services, stop_services
 from tasks.smoke import UserCheck, check_as_user
 
@@ -54,6 +52,7 @@ class Source(StrEnum):
     """What to restore from."""
 
     BEST = "best"
+    STANDBY = "standby"
     CONTINUOUS = "continuous"
     DUMP = "dump"
 
@@ -63,7 +62,7 @@ class DatabaseRecovery(Recovery):
 
     component: str = Field("", description="The postgres component of the plan; empty: the only one")
     source: Source = Field(
-        Source.BEST, description="'best': base backup and WAL where they can be replayed, otherwise a dump"
+        Source.BEST, description="'best': the standby if there is one, else base backup and WAL, else a dump"
     )
     to: str = Field("latest", description="'latest', or by WAL a time with its zone, xid:N or lsn:X/Y (just before)")
     restore: When = Field(When.IF_NEEDED, description="'always' restores even when the database seems healthy")
@@ -111,19 +110,28 @@ def _procedure(run: Run, request: DatabaseRecovery) -> None:
 
     # Decisions of a killed run hold only once its swap had begun: before that the database may have come back,
     # or a newer backup set may be there.
-    anew = not (run.steps.opened_before(swap_databases) or run.steps.opened_before(replay_wal))
+    anew = not any(run.steps.opened_before(one) for one in (swap_databases, replay_wal, fence_primary))
     # 1 verify the status
     found = step("Diagnose the database", diagnose_database, server, repository, bool(copies), fresh=anew)
     # 2 restart, and wait until it truly answers
-    if found.condition not in (Condition.HEALTHY, Condition.DAMAGED) and not found.emptied:
+    if found.condition not in (Condition.HEALTHY, Condition.DAMAGED) and found.startable:
         starting = found.condition is Condition.STARTING
         found = step("Restart the database", restart_database, server, repository, starting, fresh=anew)
-    # 3 if that fails: base backup and WAL; where that cannot be, the newest good dump beside, compared, swapped
+    # 3 if that fails: the standby takes over; else base backup and WAL; else the newest good dump beside, swapped
     used: Chosen | None = None
-    replayed: Replayed | None = None
+    replayed: Replayed | Promoted | None = None
+    base, why = None, ""
     needed = request.restore is When.ALWAYS or request.to != "latest" or _needs_restore(run, found)
-    base, why = _base(run, server, repository, request, found, copies, anew) if needed else (None, "")
-    if base:
+    if needed and server.spec.standby:
+        replayed, why = _take_over(run, server, repository, request, found, anew)
+        if run.steps.opened_before(fence_primary):
+            found = found.model_copy(update={"condition": Condition.DOWN, "fenced": True})
+    if needed and not replayed:
+        base, said = _base(run, server, repository, request, found, copies, anew)
+        why = "; ".join(filter(None, (why, said)))
+    if isinstance(replayed, Promoted):
+        server = server.named(replayed.service)
+    elif base:
         step("Stop the dependent services", stop_services, run.stack, dependents)
         replayed = _replay(run, server, repository, base, request.to, dependents)
     elif needed:
@@ -148,6 +156,8 @@ def _procedure(run: Run, request: DatabaseRecovery) -> None:
     _count_loss(run, server, used, replayed)
     if replayed:
         begin_again(run, server, repository)
+    if server.spec.standby and (replayed or run.steps.opened_before(make_new_server)):
+        follow_again(run, server, _suffix(run))
     if not run.next_step and any(check.outcome is not Outcome.PASSED for check in run.checks):
         run.next_step = "see to what the check names; if the data are wrong: recoup recover database --restore always"
 
@@ -175,6 +185,28 @@ def _needs_restore(run: Run, found: Diagnosis) -> bool:
     )
     run.next_step = "dropped by mistake: recoup recover database --restore always; on purpose: recoup backup now"
     return False
+
+
+def _take_over(
+    run: Run, server: Server, repository: Repository, request: DatabaseRecovery, found: Diagnosis, anew: bool
+) -> tuple[Promoted | None, str]:
+    """Give the standby that took over; None, with the reason, where something else is to be restored."""
+    if request.source not in (Source.BEST, Source.STANDBY) or request.to != "latest" or request.backup != "latest":
+        return None, ""
+    if found.missing and not found.replaced:
+        why = "what dropped the missing tables was done on the standby too"
+    else:
+        promoted, why = take_over(run, server, repository, _suffix(run), anew=anew)
+        if promoted:
+            return promoted, ""
+    if request.source is Source.STANDBY:
+        fenced = run.steps.opened_before(fence_primary)
+        raise RecoveryError(
+            f"the standby cannot take over: {why}",
+            state=f"{server.service} is stopped and fenced; its data are whole" if fenced else "nothing was changed",
+            next_step="recoup recover database --from continuous",
+        )
+    return None, f"no standby: {why}"
 
 
 def _base(
@@ -280,7 +312,7 @@ def _as_user(run: Run, dependents: tuple[str, ...]) -> UserCheck:
     return seen
 
 
-def _count_loss(run: Run, server: Server, used: Chosen | None, replayed: Replayed | None) -> None:
+def _count_loss(run: Run, server: Server, used: Chosen | None, replayed: Replayed | Promoted | None) -> None:
     objective = run.job.plan.rpo(server.spec.store)
     if replayed:
         basis, point = "the last commit and heartbeat that were replayed", replayed.recovery_point
@@ -302,52 +334,3 @@ def _count_loss(run: Run, server: Server, used: Chosen | None, replayed: Replaye
 def _suffix(run: Run) -> str:
     # Derived from the run's first start, so that a resumed run finds its own databases.
     return f"{run.journal.marks['started']:%Y%m%d%H%M%S}"
-
-
-def preview(plan: Plan, request: DatabaseRecovery) -> tuple[str, ...]:
-    """Look at the database and give, line by line, what a recovery would do; changes nothing."""
-    stack = open_stack(plan)
-    server = Server.of(plan, stack, request.component or None)
-    repository = Repository(plan.platform.repository)
-    dependents = services_of(plan, plan.dependents(server.component))
-    found = look(server, repository)
-    if found.condition is Condition.HEALTHY and request.restore is When.IF_NEEDED:
-        return (
-            f"{server.component} is {found}",
-            "nothing would be restored; the data and the gateway would be checked",
-        )
-    lines = [f"{server.component} is {found}"]
-    if found.condition not in (Condition.HEALTHY, Condition.DAMAGED):
-        lines.append(
-            f"restart {server.spec.service}; if it answers and its data are whole, nothing is restored. Otherwise:"
-        )
-    if server.spec.continuous and request.source is not Source.DUMP and request.backup == "latest":
-        try:
-            base = find_base(server, repository, parse_target(request.to))
-        except RecoveryError as error:
-            lines.append(f"no replay of WAL: {error.what}")
-        else:
-            return (
-                *lines,
-                f"replay the WAL on base backup {base} to {parse_target(request.to)}",
-                f"stop {', '.join(dependents)} and {server.spec.service}; move its data aside, whole",
-                "unpack, pg_verifybackup, replay, see that all that was received and the last heartbeat are there",
-                f"start {server.spec.service}, receive its WAL again, start {', '.join(reversed(dependents))}",
-                "read every table; make the plan's requests through the gateway; take a new base backup",
-            )
-    try:
-        chosen = find_backup(server, repository, request.backup)
-    except RecoveryError as error:
-        return (*lines, f"not possible: {error.what}")
-    one = repository.get(server.spec.store, chosen.set_id)
-    target = f"{server.spec.database}_restore_<run>"
-    return (
-        *lines,
-        f"use backup set {chosen}",
-        f"stop {', '.join(dependents)}",
-        shlex.join(legacy_command(target) if chosen.legacy else restore_command(server, one, target)),
-        "compare schema, row counts and digests with the manifest",
-        f"rename {server.spec.database} to {server.spec.database}_before_<run>, and {target} to {server.spec.database}",
-        f"start {', '.join(reversed(dependents))}",
-        "read every table; make the plan's requests through the gateway",
-    )

@@ -15,6 +15,7 @@ from flows.continuous import run_base_backup
 from flows.database import DatabaseRecovery, run_recovery
 from flows.procedure import Run, current_watcher
 from recoup.catalog import Repository
+from recoup.errors import PreconditionError
 from recoup.places import drill_ledger
 from recoup.plan import Plan, WalPolicy, load_plan
 from recoup.records import Frozen, RecoveryRecord, now
@@ -59,14 +60,20 @@ class DatabaseDrill(Frozen):
     policy: Policy = Field(
         Policy.NONE, description="How the WAL is received: 'none' recovers from dumps, 'zero-loss' may lose nothing"
     )
+    standby: bool = Field(False, description="Whether a warm standby follows that can take over; needs a policy")
 
 
 @flow(name="drill-database", log_prints=False)
 def drill_database(request: DatabaseDrill) -> RecoveryRecord:
     """Drill a database failure on a new sandbox and give the record; the sandbox is gone afterwards."""
     tell = current_watcher().note
+    policy = _POLICIES[request.policy]
+    if request.standby and policy is None:
+        raise PreconditionError(
+            "a standby without received WAL cannot be judged", next_step="add --policy async, or zero-loss"
+        )
     with ExitStack() as clean:
-        sandbox = create(request.stack.value, policy=_POLICIES[request.policy], progress=tell)
+        sandbox = create(request.stack.value, policy=policy, standby=request.standby, progress=tell)
         clean.callback(destroy, sandbox)
         plan = load_plan(sandbox.plan)
         return _drill(plan, sandbox.plan, sandbox.id, request, clean)

@@ -148,7 +148,7 @@ class Steps:
                 self.journal.finished(ended, result)
             self._tell(ended)
 
-    def opened_before(self, task: Task[..., M]) -> bool:
+    def opened_before(self, task: Task[..., Any]) -> bool:
         """Say whether this run, killed or not, has ever opened the step."""
         return task.name in self.records
 

@@ -50,6 +50,7 @@ from recoup.plan_parts import (
     Request,
     S3Copy,
     ServiceComponent,
+    Standby,
     Text,
     WalPolicy,
 )
@@ -88,6 +89,7 @@ __all__ = [
     "S3Copy",
     "Scenario",
     "ServiceComponent",
+    "Standby",
     "UsefulCommand",
     "WalPolicy",
     "WrittenProcedure",

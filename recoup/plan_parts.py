@@ -111,6 +111,21 @@ class ContinuousPolicy(Frozen):
     heartbeat: Duration | None = timedelta(seconds=2)
 
 
+class Standby(Frozen):
+    """A warm standby: a service of the stack that follows the database by streaming replication, to take its place.
+
+    Both share the directory of their sockets, each with a ``port`` of its own; ``slot`` keeps the WAL for whichever
+    follows. ``patience`` is how long a recovery waits for what was received to be replayed on it. Which of the two is
+    in charge now is read from them, and not from the plan.
+    """
+
+    service: Text
+    container: Text | None = None
+    port: Port = 5433
+    slot: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,63}$")] = "recoup_standby"
+    patience: Duration = timedelta(minutes=1)
+
+
 class _Component(Frozen):
     tier: Tier
     depends_on: tuple[Name, ...] = ()
@@ -133,6 +148,7 @@ class PostgresComponent(_Component):
     restart_timeout: Duration = timedelta(minutes=2)
     backup: BackupPolicy
     continuous: ContinuousPolicy | None = None
+    standby: Standby | None = None
 
 
 class RedisComponent(_Component):

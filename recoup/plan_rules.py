@@ -113,7 +113,11 @@ def critical_rests_on_critical(plan: Plan) -> Iterator[Problem]:
 
 def services_are_named_once(plan: Plan) -> Iterator[Problem]:
     """No two components are the same service or keep the same store."""
-    services = ((("components", n, "service"), getattr(c, "service", None)) for n, c in plan.components.items())
+    services: list[tuple[Place, str | None]] = []
+    for name, component in plan.components.items():
+        services.append((("components", name, "service"), getattr(component, "service", None)))
+        if isinstance(component, PostgresComponent) and component.standby:
+            services.append((("components", name, "standby", "service"), component.standby.service))
     yield from _twice(services, "the service", "a restart of one component would take the other one down")
     stores = ((("components", n, "store"), store_of(c)) for n, c in plan.components.items())
     yield from _twice(stores, "the store", "the backups of two components would be taken for each other's")
@@ -278,6 +282,23 @@ def recipients_are_keys(plan: Plan) -> Iterator[Problem]:
             yield Problem(place, wrong, "what is sealed to it could not be made, or be opened by anybody")
 
 
+def standbys_can_be_judged(plan: Plan) -> Iterator[Problem]:
+    """A database with a standby has its WAL received, and the two listen on different ports."""
+    for name, component in plan.components.items():
+        if not isinstance(component, PostgresComponent) or component.standby is None:
+            continue
+        at: Place = ("components", name, "standby")
+        if component.continuous is None:
+            why = "without the received WAL nobody can tell what the standby lacks when it is to take over"
+            yield Problem(at, "a standby without continuous backup", why, (("components", name, "continuous"),))
+        elif component.standby.slot == component.continuous.slot:
+            why = "only one of the two could receive WAL by it"
+            yield Problem((*at, "slot"), "the slot of the WAL receiver", why, ((*at[:2], "continuous", "slot"),))
+        if component.standby.port == component.port:
+            why = "the two share the directory of their sockets, which are told apart by the port"
+            yield Problem((*at, "port"), "the port of the database itself", why, ((*at[:2], "port"),))
+
+
 def checklist_is_whole(plan: Plan) -> Iterator[Problem]:
     """Every item of the checklist has a check, and stands there once."""
     for n, item in enumerate(plan.checklist):
@@ -313,6 +334,7 @@ RULES: tuple[Rule, ...] = (
     objectives_can_be_met,
     configuration_can_be_kept,
     recipients_are_keys,
+    standbys_can_be_judged,
     checklist_is_whole,
     escalation_is_consecutive,
 )

@@ -200,6 +200,8 @@ def _backup(record: RecoveryRecord) -> str:
     lines = [
         f"Used: {_text(used.set_id)}, data complete to {_moment(used.recovery_point)}"
         if used.set_id
+        else f"No backup set was needed: {_text(used.why)}"
+        if used.why
         else "**No usable backup set was found.**"
     ]
     if used.skipped:

@@ -87,8 +87,13 @@ def places(root: Path, system_identifier: str) -> tuple[Path, ...]:
     for place in root.iterdir():
         system, _, timeline = place.name.partition("-")
         if system == system_identifier and timeline.isdecimal() and place.is_dir():
-            found.append((int(timeline), place))
-    return tuple(place for _, place in sorted(found, reverse=True))
+            found.append(place)
+    return tuple(sorted(found, key=timeline_of, reverse=True))
+
+
+def timeline_of(place: Path) -> int:
+    """Give the timeline whose WAL a directory of received WAL was made for."""
+    return int(place.name.rpartition("-")[2])
 
 
 @may_read()

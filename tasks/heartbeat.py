@@ -19,7 +19,8 @@ from pydantic import AwareDatetime, ValidationError
 from recoup.errors import RecoupError, first_line
 from recoup.records import Frozen
 from recoup.wal import parse_lsn
-from tasks.postgres import Connection, Server, identity
+from tasks.postgres import Connection, Role, Server, identity, live_role
+from tasks.postgres_standby_build import behind
 from tasks.wal_receiver import continuous_of, receiver_of, set_synchronous
 
 WITNESS = "witness.json"
@@ -87,6 +88,8 @@ def watching(server: Server, tell: Callable[[str], None]) -> Iterator[None]:
 def keep_watch(server: Server, stop: threading.Event, tell: Callable[[str], None]) -> None:
     """Write heartbeats and watch the receiver until told to stop; tells of every change, never raises.
 
+    Of a pair of servers it goes with the one that takes writes, and says how the standby is.
+
     With the policy ``zero-loss`` a receiver that is away for longer than the plan's patience is given up, if the plan
     says ``serve``: commits then no longer wait for it, until it is back.
     """
@@ -110,11 +113,23 @@ def keep_watch(server: Server, stop: threading.Event, tell: Callable[[str], None
                 pending = pending or written
                 last_beat = time.monotonic()
             state = "the WAL is received" if found.streaming else "the WAL is not received"
+            if server.spec.standby:
+                state += "; the standby follows" if behind(server) is not None else "; no standby follows"
         except (RecoupError, psycopg.Error, OSError) as error:
             state = f"no heartbeat: {first_line(error)}"
+            server = _taken_over(server) or server
         if state != said:
             tell(state)
             said = state
+
+
+def _taken_over(server: Server) -> Server | None:
+    """Give the other one of the pair if that one takes writes now."""
+    try:
+        other = server.other() if server.spec.standby else None
+        return other if other and live_role(other) is Role.PRIMARY else None
+    except RecoupError:
+        return None
 
 
 def _hold_to_policy(

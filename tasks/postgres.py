@@ -6,9 +6,9 @@ SQLSTATE codes: PostgreSQL manual, appendix A.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import BinaryIO
 import psycopg
 from psycopg import sql
 
-from recoup.errors import PreconditionError
+from recoup.errors import PreconditionError, RecoveryError
 from recoup.plan import Plan, PostgresComponent
 from recoup.process import Completed
 from recoup.records import Frozen
@@ -28,6 +28,7 @@ from tasks.step import note
 CONNECT = timedelta(seconds=3)
 STATEMENT = timedelta(seconds=30)
 Connection = psycopg.Connection[tuple[object, ...]]
+SCRIPTS = Path(__file__).resolve().parent.parent / "infra" / "postgres"
 # The port of a server that runs beside: a part of its socket's name, no more.
 BESIDE = 5432
 # How the comment of a database begins that a recovery restored and compared.
@@ -43,12 +44,14 @@ class Condition(StrEnum):
     REFUSING = "refusing connections"
     EXHAUSTED = "pool exhausted"
     DAMAGED = "up but damaged"
+    FOLLOWING = "a standby that takes no writes"
 
 
 class Diagnosis(Frozen):
     """The condition of a server, with what was seen; ``missing`` names relations the last backup has and it has not.
 
-    ``replaced``: it has data, but not those that were backed up; ``emptied``: it has none, and must not be started.
+    ``replaced``: it has data, but not those that were backed up; ``emptied``: it has none, and must not be started;
+    ``fenced``: its standby was to take its place, and it must not be started either.
     """
 
     condition: Condition
@@ -57,9 +60,25 @@ class Diagnosis(Frozen):
     unreadable: tuple[str, ...] = ()
     replaced: bool = False
     emptied: bool = False
+    fenced: bool = False
+
+    @property
+    def startable(self) -> bool:
+        return not (self.emptied or self.fenced)
 
     def __str__(self) -> str:
         return f"{self.condition}: {self.seen}"
+
+
+class Role(StrEnum):
+    """What one of a pair of servers is. The last four are read from the data directory of one that does not answer."""
+
+    PRIMARY = "takes writes"
+    STANDBY = "follows"
+    STOPPED = "down, and takes writes when it is started"
+    FENCED = "fenced"
+    EMPTY = "down, without data"
+    UNKNOWN = "cannot be looked at"
 
 
 @dataclass(frozen=True)
@@ -76,9 +95,51 @@ class Server:
 
     @classmethod
     def of(cls, plan: Plan, stack: Stack, component: str | None) -> Server:
-        """Give the named postgres component's server, or the plan's only one."""
+        """Give the named postgres component's server, or the plan's only one; of a pair the one in charge."""
         name, spec = plan.postgres(component)
-        return cls(stack, name, spec)
+        return cls(stack, name, spec).in_charge()
+
+    @property
+    def service(self) -> str:
+        return self.spec.service
+
+    def other(self) -> Server:
+        """Give the other one of the pair, as if it were in charge; PreconditionError where the plan has no standby."""
+        spec, standby = self.spec, self.spec.standby
+        if standby is None:
+            raise PreconditionError(
+                f"the plan has no standby for {self.component}", next_step="add components.*.standby to the plan"
+            )
+        mine = {"service": spec.service, "container": spec.container, "port": spec.port}
+        theirs = {"service": standby.service, "container": standby.container, "port": standby.port}
+        return replace(self, spec=spec.model_copy(update={**theirs, "standby": standby.model_copy(update=mine)}))
+
+    def named(self, service: str) -> Server:
+        """Give the one of the pair that is this service of the stack."""
+        return self if service == self.service else self.other()
+
+    def in_charge(self) -> Server:
+        """Give the one of the pair that takes writes, or did last; itself where the plan has no standby.
+
+        Raises PreconditionError when both would: nobody but a person can tell which of them is to be kept.
+        """
+        if self.spec.standby is None:
+            return self
+        pair = (self, self.other())
+        roles = [role_of(one) for one in pair]
+        # What takes writes now counts before what would take them if it were started.
+        for wanted in (Role.PRIMARY, Role.STOPPED, Role.FENCED):
+            if found := [one for one, role in zip(pair, roles, strict=True) if role is wanted]:
+                break
+        else:
+            found = [one for one, role in zip(pair, roles, strict=True) if role is not Role.STANDBY]
+        if len(found) > 1 and roles[0] in (Role.PRIMARY, Role.STOPPED):
+            doing = "take writes" if roles[0] is Role.PRIMARY else "would take writes if they were started"
+            raise PreconditionError(
+                f"{pair[0].service} and {pair[1].service} both {doing}: there are two histories of the database",
+                next_step=f"look at both, then give one up: recoup standby build --give-up {pair[1].service}",
+            )
+        return found[0] if found else self
 
     @contextmanager
     def connect(self, database: str | None = None, *, statement: timedelta = STATEMENT) -> Iterator[Connection]:
@@ -155,6 +216,41 @@ class Server:
         )
 
 
+def role_of(server: Server) -> Role:
+    """Say what a server is, by its own word or else by what lies in its data directory; starts and changes nothing."""
+    if server.stack.state(server.service).running and (live := live_role(server)):
+        return live
+    try:
+        said = pair_script(server, "role").text
+    except RecoveryError:
+        return Role.UNKNOWN
+    return {"standby": Role.STANDBY, "primary": Role.STOPPED, "fenced": Role.FENCED}.get(said, Role.EMPTY)
+
+
+def live_role(server: Server) -> Role | None:
+    """Say what a server that answers is, by its own word; None when it does not."""
+    try:
+        with server.connect(server.spec.maintenance_database) as connection:
+            return Role.STANDBY if follows(connection) else Role.PRIMARY
+    except psycopg.Error:
+        return None
+
+
+def follows(connection: Connection) -> bool:
+    """Say whether the server is in recovery: it follows another one, or replays, and takes no writes."""
+    row = connection.execute("SELECT pg_is_in_recovery()").fetchone()
+    return bool(row and row[0])
+
+
+def pair_script(
+    server: Server, *argv: str, env: Mapping[str, str] = {}, timeout: timedelta = timedelta(minutes=2)
+) -> Completed:
+    """Run infra/postgres/standby.sh beside one of a pair, which may be down, in its own data directory."""
+    script = ("sh", str(SCRIPTS / "standby.sh"), *argv)
+    own = {"PGUSER": server.spec.user, "PGAPPNAME": "recoup", **env}
+    return server.stack.beside(server.service, script, timeout=timeout, mounts=(SCRIPTS,), env=own)
+
+
 def answers(server: Server) -> Diagnosis:
     """Say whether the server takes a connection and answers a query: down, starting, refusing, exhausted or healthy."""
     state = server.stack.state(server.spec.service)
@@ -162,7 +258,8 @@ def answers(server: Server) -> Diagnosis:
         return Diagnosis(condition=Condition.DOWN, seen=f"the service is {state.status}")
     try:
         with server.connect(server.spec.maintenance_database) as connection:
-            connection.execute("SELECT 1")
+            if follows(connection):
+                return Diagnosis(condition=Condition.FOLLOWING, seen="it is in recovery")
     except psycopg.Error as error:
         return refusal(error)
     try:

@@ -20,10 +20,9 @@ from pathlib import Path
 import psycopg
 
 from recoup.errors import PreconditionError, RecoupError, RecoveryError, first_line
-from tasks.postgres import BESIDE, Server
+from tasks.postgres import BESIDE, SCRIPTS, Server
 from tasks.step import note
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "infra" / "postgres"
 _PLACE = "recoup-s-"
 STARTED = timedelta(seconds=90)
 # sun_path holds 108 bytes with its final zero.

@@ -17,11 +17,13 @@ from tasks.postgres import (
     Condition,
     Connection,
     Diagnosis,
+    Role,
     Server,
     answers,
     comment_of,
     identity,
     refusal,
+    role_of,
     wait_until_it_answers,
 )
 from tasks.postgres_content import relations, unreadable
@@ -36,8 +38,11 @@ def look(server: Server, repository: Repository, *, read_all: bool = True) -> Di
     database and calls itself healthy).
     """
     found = answers(server)
-    if found.condition is not Condition.HEALTHY:
-        return found
+    return look_at_data(server, repository, read_all=read_all) if found.condition is Condition.HEALTHY else found
+
+
+def look_at_data(server: Server, repository: Repository, *, read_all: bool = True) -> Diagnosis:
+    """Say what state the data of a server are in that answers, whether it takes writes or follows; see look."""
     newest = next((one.dump for one in repository.sets(server.spec.store) if one.dump), None)
     known = _known_server(server, repository)
     try:
@@ -74,6 +79,8 @@ def diagnose_database(server: Server, repository: Repository, copies: bool = Fal
     restorable = copies or _known_server(server, repository)
     if found.condition is Condition.DOWN and restorable and _emptied(server):
         return found.model_copy(update={"seen": f"{found.seen}, its data directory is empty", "emptied": True})
+    if server.spec.standby and found.condition is not Condition.HEALTHY and role_of(server) is Role.FENCED:
+        return found.model_copy(update={"seen": f"{found.seen}; it is fenced", "fenced": True})
     return found
 
 

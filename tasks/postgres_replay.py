@@ -16,7 +16,7 @@ from recoup.errors import RecoupError, RecoveryError, first_line
 from recoup.manifest import BaseBackup
 from recoup.records import Check, Frozen, Outcome, SkippedSet, Subject
 from recoup.target import Target, parse_target
-from recoup.wal import Reach, parse_lsn, places, reach, write_lsn
+from recoup.wal import Reach, parse_lsn, places, reach, timeline_of, write_lsn
 from recoup.wal_rest import received_to, rest
 from tasks.copies import CopyPlace
 from tasks.copies_sync import fetch_from_any
@@ -175,6 +175,12 @@ def start_replayed(server: Server) -> Resumed:
     return receive_again(server)
 
 
+@step(timeout=timedelta(minutes=15), retries=1)
+def resume_receiving(server: Server) -> Resumed:
+    """Have the WAL of a server received that has just taken over."""
+    return receive_again(server)
+
+
 def receive_again(server: Server) -> Resumed:
     """Have the WAL of a server received that has just come back; only ``zero-loss`` that waits cannot do without."""
     try:
@@ -195,9 +201,9 @@ class Received:
     witness: Witness | None
 
     @classmethod
-    def since(cls, server: Server, base: BaseBackup) -> Received:
-        """Give what has been received by now since a base backup began."""
-        dirs = _wal(server, base)
+    def since(cls, server: Server, base: BaseBackup, *, newest: int | None = None) -> Received:
+        """Give what has been received by now since a base backup began, up to the ``newest`` timeline that counts."""
+        dirs = tuple(one for one in _wal(server, base) if newest is None or timeline_of(one) <= newest)
         return cls(dirs, reach(dirs, base), received_to(dirs, base), witness_of(continuous_of(server).wal))
 
 

@@ -50,10 +50,17 @@ class _Owner(BaseModel):
         return proctable.Identity(self.pid, self.start, self.boot)
 
 
-def create(kind: Kind, *, policy: WalPolicy | None = None, progress: Callable[[str], None] = lambda _: None) -> Sandbox:
+def create(
+    kind: Kind,
+    *,
+    policy: WalPolicy | None = None,
+    standby: bool = False,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Sandbox:
     """Give a new sandbox, up and answering at its gateway; sandboxes of dead owners are cleaned away first.
 
-    With a ``policy`` its WAL is received as it is written, by a service of its own.
+    With a ``policy`` its WAL is received as it is written, by a service of its own; with a ``standby``, which needs a
+    policy, a second database follows the first.
 
     Takes seconds; gives up after 60 with RecoveryError naming the service and its last log lines. Whatever goes
     wrong, an interruption too, nothing is left behind.
@@ -62,7 +69,7 @@ def create(kind: Kind, *, policy: WalPolicy | None = None, progress: Callable[[s
         progress(f"cleaned away the abandoned sandbox {gone}")
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            return _create(kind, policy, progress)
+            return _create(kind, policy, standby, progress)
         except sandbox_process.PortLost:
             if attempt == _ATTEMPTS:
                 raise
@@ -95,7 +102,7 @@ def sweep() -> tuple[str, ...]:
     return tuple(gone)
 
 
-def _create(kind: Kind, policy: WalPolicy | None, progress: Callable[[str], None]) -> Sandbox:
+def _create(kind: Kind, policy: WalPolicy | None, standby: bool, progress: Callable[[str], None]) -> Sandbox:
     state = state_home()
     _enterable(state / "sandboxes")
     identity = tokens.token_hex(4)
@@ -103,13 +110,15 @@ def _create(kind: Kind, policy: WalPolicy | None, progress: Callable[[str], None
     try:
         if kind == "process":
             _write_secrets(directory / "secrets")
-            url = sandbox_process.bring_up(directory, identity, state, progress, receiver=policy is not None)
-            plan = write_plan(directory, identity, ProcessSite(directory=directory), url, policy)
+            receiver = policy is not None
+            url = sandbox_process.bring_up(directory, identity, state, progress, receiver=receiver, standby=standby)
+            plan = write_plan(directory, identity, ProcessSite(directory=directory), url, policy, standby)
         else:
             from tasks import sandbox_compose
 
-            site, url = sandbox_compose.bring_up(directory, identity, progress, receiver=policy is not None)
-            plan = write_plan(directory, identity, site, url, policy)
+            receiver = policy is not None
+            site, url = sandbox_compose.bring_up(directory, identity, progress, receiver=receiver, standby=standby)
+            plan = write_plan(directory, identity, site, url, policy, standby)
     except BaseException:
         _destroy(directory, identity, kind)
         raise

@@ -22,12 +22,13 @@ from tasks.sandbox_process import wal_directory
 
 SANDBOX = Path(__file__).resolve().parent.parent / "infra" / "sandbox"
 CONTINUOUS = SANDBOX.parent / "postgres" / "compose.continuous.yaml"
+STANDBY = CONTINUOUS.with_name("compose.standby.yaml")
 BUILD, UP = timedelta(minutes=30), timedelta(minutes=5)
 _ROUNDS = 5
 
 
 def bring_up(
-    directory: Path, sandbox_id: str, progress: Callable[[str], None], *, receiver: bool = False
+    directory: Path, sandbox_id: str, progress: Callable[[str], None], *, receiver: bool = False, standby: bool = False
 ) -> tuple[ComposeSite, str]:
     """Start a sandbox and give its site and the gateway's URL.
 
@@ -50,6 +51,7 @@ def bring_up(
         "SMOKE_USER": "smoke",
         "RECOUP_SCRIPTS": str(CONTINUOUS.parent),
         "RECOUP_WAL": str(wal_directory(directory)),
+        **({"RECOUP_DB_HOST": "postgres,postgres-standby", "RECOUP_DB_PORT": "5432,5433"} if standby else {}),
     }
     hidden = {
         name: SecretStr(secrets.token_hex(24))
@@ -62,7 +64,7 @@ def bring_up(
     kept.mkdir(mode=0o700, exist_ok=True)
     for name in ("DB_PASSWORD", "SMOKE_USER", "SMOKE_PASSWORD"):
         _private(kept / name.lower(), values[name])
-    overrides = (CONTINUOUS,) if receiver else ()
+    overrides = (*((CONTINUOUS,) if receiver else ()), *((STANDBY,) if standby else ()))
     site = ComposeSite(
         file=SANDBOX / "compose.yaml", project=f"recoup-{sandbox_id}", env_file=env_file, overrides=overrides
     )

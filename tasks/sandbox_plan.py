@@ -14,19 +14,25 @@ from recoup.plan import (
     ProcessSite,
     RedisComponent,
     ServiceComponent,
+    Standby,
     WalPolicy,
     load_plan,
 )
 from recoup.stacks import Stack, open_stack
 from tasks.sandbox_configuration import make_configuration
-from tasks.sandbox_process import DATABASE, DATABASE_USER, HTTP_PORT, wal_directory
+from tasks.sandbox_process import DATABASE, DATABASE_USER, HTTP_PORT, STANDBY, STANDBY_PORT, wal_directory
 
 _PLAN = Path(__file__).resolve().parent.parent / "infra" / "plan.yaml"
 _NODES = {"neo-n3": "neo-n3-rpc", "evm": "neo-x-rpc"}
 
 
 def write_plan(
-    directory: Path, identity: str, site: ComposeSite | ProcessSite, url: str, policy: WalPolicy | None = None
+    directory: Path,
+    identity: str,
+    site: ComposeSite | ProcessSite,
+    url: str,
+    policy: WalPolicy | None = None,
+    standby: bool = False,
 ) -> Path:
     """Write ``directory/plan.yaml`` and give its path: every address, place and secret in it is the sandbox's own.
 
@@ -51,20 +57,30 @@ def write_plan(
     )
     moved = plan.model_copy(update={"platform": platform})
     stack = open_stack(moved)
-    components = {name: _own(component, directory, stack, policy) for name, component in plan.components.items()}
+    components = {
+        name: _own(component, directory, stack, policy, standby) for name, component in plan.components.items()
+    }
     path = directory / "plan.yaml"
     path.write_text(moved.model_copy(update={"components": components}).dump_yaml(), encoding="utf-8")
     return path
 
 
-def _own(component: Component, directory: Path, stack: Stack, policy: WalPolicy | None) -> Component:
+def _own(component: Component, directory: Path, stack: Stack, policy: WalPolicy | None, standby: bool) -> Component:
     if isinstance(component, PostgresComponent):
         password = _secret(directory, "db_password")
-        own = {"service": "postgres", "port": 5432, "database": DATABASE, "user": DATABASE_USER, "password": password}
+        own: dict[str, object] = {
+            "service": "postgres",
+            "port": 5432,
+            "database": DATABASE,
+            "user": DATABASE_USER,
+            "password": password,
+        }
         continuous = component.continuous
         if continuous and policy:
             continuous = continuous.model_copy(update={"wal": wal_directory(directory), "policy": policy})
-        return component.model_copy(update={**own, "container": None, "continuous": continuous if policy else None})
+        pair = Standby(service=STANDBY, port=STANDBY_PORT) if standby else None
+        own |= {"container": None, "continuous": continuous if policy else None, "standby": pair}
+        return component.model_copy(update=own)
     if isinstance(component, RedisComponent):
         password = _secret(directory, "redis_password")
         return component.model_copy(update={"service": "redis", "port": 6379, "password": password, "container": None})

@@ -27,6 +27,7 @@ DATABASE = "neo_service_layer"
 DATABASE_USER = "neo"
 HTTP_PORT = 8080
 RECEIVER = "wal-receiver"
+STANDBY, STANDBY_PORT = "postgres-standby", 5433
 _RESOURCES = Path(__file__).resolve().parent.parent / "infra" / "sandbox"
 # sun_path holds 108 bytes with its final zero; the longest name in the directory is ".s.PGSQL.65535.lock".
 _SOCKET_PATH_MAX = 107 - len("/.s.PGSQL.65535.lock")
@@ -51,12 +52,19 @@ def wal_directory(directory: Path) -> Path:
 @dataclass(frozen=True)
 class _Ports:
     postgres: int
+    standby: int
     redis: int
     applications: dict[str, int]
 
 
 def bring_up(
-    directory: Path, identity: str, state: Path, progress: Callable[[str], None], *, receiver: bool = False
+    directory: Path,
+    identity: str,
+    state: Path,
+    progress: Callable[[str], None],
+    *,
+    receiver: bool = False,
+    standby: bool = False,
 ) -> str:
     """Start every service of a new sandbox in ``directory`` and give the gateway's URL once its health is good.
 
@@ -67,7 +75,7 @@ def bring_up(
             f"PostgreSQL runs as the user {unprivileged()}, who cannot enter the sandbox's directory {directory}",
             next_step="set RECOUP_STATE to a directory that every user can enter",
         )
-    spec = _specification(directory, identity, state, receiver)
+    spec = _specification(directory, identity, state, receiver, standby)
     (directory / "stack.json").write_text(spec.model_dump_json(indent=2), encoding="utf-8")
     stack = ProcessStack.open(directory)
     progress(f"starting {', '.join(stack.names)}")
@@ -95,7 +103,7 @@ def tear_down(directory: Path, identity: str) -> None:
     _short_socket_place(identity, remove=True)
 
 
-def _specification(directory: Path, identity: str, state: Path, receiver: bool) -> StackSpec:
+def _specification(directory: Path, identity: str, state: Path, receiver: bool, standby: bool) -> StackSpec:
     secrets = directory / "secrets"
     homes = directory / "services"
     programs = postgres_programs(state)
@@ -105,11 +113,13 @@ def _specification(directory: Path, identity: str, state: Path, receiver: bool) 
     sockets = homes / "postgres" / "socket"
     if len(os.fsencode(sockets)) > _SOCKET_PATH_MAX:
         sockets = _short_socket_place(identity)
-    for name in ("postgres", "redis", *([RECEIVER] if receiver else []), *_APPLICATIONS):
+    databases = ("postgres", *((STANDBY,) if standby else ()))
+    for name in (*databases, "redis", *([RECEIVER] if receiver else []), *_APPLICATIONS):
         (homes / name).mkdir(parents=True)
     if user:
         entry = pwd.getpwnam(user)
-        os.chown(homes / "postgres", entry.pw_uid, entry.pw_gid)
+        for name in databases:
+            os.chown(homes / name, entry.pw_uid, entry.pw_gid)
     data = {name: homes / name / "data" for name in ("postgres", "redis")}
     postgres = ServiceSpec(
         name="postgres",
@@ -141,8 +151,9 @@ def _specification(directory: Path, identity: str, state: Path, receiver: bool) 
         env={
             "WAL": str(wal_directory(directory)),
             "SLOT": "recoup",
-            "PGHOST": str(sockets),
-            "PGPORT": str(ports.postgres),
+            "PGHOST": ",".join(str(sockets) for _ in databases),
+            "PGPORT": ",".join(str(port) for port in (ports.postgres, ports.standby)[: len(databases)]),
+            "PGTARGETSESSIONATTRS": "read-write",
             "PGUSER": DATABASE_USER,
             **({"RUN_AS": user} if user else {}),
         },
@@ -162,15 +173,47 @@ def _specification(directory: Path, identity: str, state: Path, receiver: bool) 
         data=data["redis"],
         health=Probe(kind="tcp"),
     )
-    applications = tuple(_application(name, homes / name, secrets, ports) for name in _APPLICATIONS)
+    applications = tuple(_application(name, homes / name, secrets, ports, standby) for name in _APPLICATIONS)
     return StackSpec(
         name=f"recoup-{identity}",
         sandbox=identity,
-        services=(postgres, redis, *((wal_receiver,) if receiver else ()), *applications),
+        services=(
+            postgres,
+            redis,
+            *((wal_receiver,) if receiver else ()),
+            *((_standby(postgres, ports, homes / STANDBY, sockets),) if standby else ()),
+            *applications,
+        ),
     )
 
 
-def _application(name: str, home: Path, secrets: Path, ports: _Ports) -> ServiceSpec:
+def _standby(postgres: ServiceSpec, ports: _Ports, home: Path, sockets: Path) -> ServiceSpec:
+    """Give the service that makes itself a copy of the database and follows it; they share the directory of sockets."""
+    script = _RESOURCES.parent / "postgres" / "standby.sh"
+    own = {
+        "PGDATA": str(home / "data"),
+        "PGPORT": str(ports.standby),
+        "PGUSER": DATABASE_USER,
+        "SOCKETS": str(sockets),
+        "PEER_PORT": str(ports.postgres),
+        "SLOT": "recoup_standby",
+    }
+    probe = Probe(kind="program", argv=("pg_isready", "--quiet", "--host=127.0.0.1", f"--port={ports.standby}"))
+    return postgres.model_copy(
+        update={
+            "name": STANDBY,
+            "argv": ("sh", str(script), "serve", *postgres.argv),
+            "home": home,
+            "env": {**postgres.env, **own},
+            "port": STANDBY_PORT,
+            "listens": ports.standby,
+            "data": home / "data",
+            "health": probe,
+        }
+    )
+
+
+def _application(name: str, home: Path, secrets: Path, ports: _Ports, standby: bool) -> ServiceSpec:
     role, needs = _APPLICATIONS[name]
     url = {service: f"http://127.0.0.1:{port}" for service, port in ports.applications.items()}
     return ServiceSpec(
@@ -182,8 +225,8 @@ def _application(name: str, home: Path, secrets: Path, ports: _Ports) -> Service
             "PYTHONUNBUFFERED": "1",
             "HOST": "127.0.0.1",
             "PORT": str(ports.applications[name]),
-            "DB_HOST": "127.0.0.1",
-            "DB_PORT": str(ports.postgres),
+            "DB_HOST": "127.0.0.1,127.0.0.1" if standby else "127.0.0.1",
+            "DB_PORT": f"{ports.postgres},{ports.standby}" if standby else str(ports.postgres),
             "DB_NAME": DATABASE,
             "DB_USER": DATABASE_USER,
             "REDIS_HOST": "127.0.0.1",
@@ -208,7 +251,7 @@ def _wait(stack: ProcessStack, gateway: int) -> None:
     until = time.monotonic() + DEADLINE.total_seconds()
     # A gateway that waits for its database answers late: asked again soon, and more patiently each time.
     patience = 0.2
-    while not answers(Probe(kind="http", path="/health", timeout=patience), gateway):
+    while not answers(Probe(kind="http", path="/health", timeout=patience), gateway) or not _follows(stack):
         patience = min(patience * 1.2, 5.0)
         for name in stack.names:
             if not stack.runs(name):
@@ -218,6 +261,10 @@ def _wait(stack: ProcessStack, gateway: int) -> None:
             states = stack.services()
             raise _failure(stack, next((state for state in states if state.health is not Health.HEALTHY), states[-1]))
         time.sleep(0.05)
+
+
+def _follows(stack: ProcessStack) -> bool:
+    return STANDBY not in stack.names or stack.state(STANDBY).health is Health.HEALTHY
 
 
 def _failure(stack: ProcessStack, state: ServiceState) -> RecoveryError:
@@ -231,8 +278,8 @@ def _failure(stack: ProcessStack, state: ServiceState) -> RecoveryError:
 
 
 def _free_ports() -> _Ports:
-    numbers = iter(_free(2 + len(_APPLICATIONS)))
-    return _Ports(next(numbers), next(numbers), {name: next(numbers) for name in _APPLICATIONS})
+    numbers = iter(_free(3 + len(_APPLICATIONS)))
+    return _Ports(next(numbers), next(numbers), next(numbers), {name: next(numbers) for name in _APPLICATIONS})
 
 
 def _free(count: int) -> list[int]:

@@ -85,7 +85,7 @@ def have_it_received(server: Server) -> Receiver:
         if policy.incremental and connection.info.server_version >= SUMMARIES:
             wanted["summarize_wal"] = "on"
         for name, value in wanted.items():
-            _set(connection, name, value)
+            alter_system(connection, name, value)
         connection.execute("SELECT pg_reload_conf()")
     if not receiver_of(server).streaming:
         # One that runs may be waiting, ever longer, before it tries again.
@@ -121,11 +121,15 @@ def set_synchronous(server: Server, *, waits: bool) -> None:
     with server.connect(server.spec.maintenance_database) as connection:
         # A hanging commit must not be waited for by the very session that is to free it.
         connection.execute("SET synchronous_commit = local")
-        _set(connection, "synchronous_standby_names", NAME if waits else "")
+        alter_system(connection, "synchronous_standby_names", NAME if waits else "")
         connection.execute("SELECT pg_reload_conf()")
 
 
-def _set(connection: Connection, name: str, value: str) -> None:
+def alter_system(connection: Connection, name: str, value: str | None) -> None:
+    """Set what the server is to go by from its next reload on; None: what its files say."""
+    if value is None:
+        connection.execute(sql.SQL("ALTER SYSTEM RESET {}").format(sql.Identifier(name)))
+        return
     connection.execute(sql.SQL("ALTER SYSTEM SET {} = {}").format(sql.Identifier(name), sql.Literal(value)))
 
 

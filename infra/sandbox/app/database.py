@@ -26,6 +26,8 @@ class Database:
                 "password": settings.db_password,
                 "application_name": f"neo-{name}",
                 "client_encoding": "utf8",
+                # Of a pair, the one that takes writes.
+                "target_session_attrs": "read-write",
                 "connect_timeout": int(PATIENCE),
                 "options": f"-c statement_timeout={int(PATIENCE * 1000)}",
                 # A restored database swapped in by name has other object ids; a prepared plan would keep the old ones.

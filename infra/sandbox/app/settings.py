@@ -11,12 +11,12 @@ PATIENCE = 2.0
 
 @dataclass(frozen=True)
 class Settings:
-    """One role's surroundings. Secrets are kept out of ``repr``."""
+    """One role's surroundings. Secrets are kept out of ``repr``; a pair of databases has two hosts and two ports."""
 
     host: str
     port: int
     db_host: str
-    db_port: int
+    db_port: str
     db_name: str
     db_user: str
     db_password: str = field(repr=False)
@@ -38,7 +38,7 @@ class Settings:
             host=env.get("HOST", "0.0.0.0"),
             port=int(env.get("PORT", "8080")),
             db_host=env.get("DB_HOST", "postgres"),
-            db_port=int(env.get("DB_PORT", "5432")),
+            db_port=env.get("DB_PORT", "5432"),
             db_name=env.get("DB_NAME", "neo_service_layer"),
             db_user=env.get("DB_USER", "neo"),
             db_password=env.get("DB_PASSWORD", ""),

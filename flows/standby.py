@@ -1,0 +1,47 @@
+"""The warm standby: it takes over when the database is lost, and the old primary is made its standby."""
+
+from __future__ import annotations
+
+from flows.continuous import note_receiving
+from flows.procedure import Run
+from recoup.catalog import Repository
+from recoup.records import BackupUse
+from tasks.postgres import Server
+from tasks.postgres_replay import resume_receiving
+from tasks.postgres_standby import Promoted, choose_standby, fence_primary, promote_standby
+from tasks.postgres_standby_build import see_to_standby
+
+
+def take_over(
+    run: Run, server: Server, repository: Repository, label: str, *, anew: bool
+) -> tuple[Promoted | None, str]:
+    """Fence the primary and promote its standby; None, with the reason, where that one cannot take over.
+
+    The services that depend on the database are not stopped: they ask for whichever of the two takes writes.
+    """
+    step = run.steps.step
+    chosen = step("See whether the standby can take over", choose_standby, server, repository, fresh=anew)
+    if not chosen.service:
+        return None, chosen.why
+    # The pair may have changed places already, if this run was killed on the way.
+    step("Fence the old primary", fence_primary, server.named(chosen.instead_of), label)
+    new = server.named(chosen.service)
+    done = step("Promote the standby", promote_standby, new, chosen)
+    if not done.done:
+        return None, done.why
+    run.backup = BackupUse(
+        set_id=None, recovery_point=done.recovery_point, why=f"the standby {done.service} took over: {chosen.why}"
+    )
+    run.checks.extend(done.checks)
+    run.state_left = f"{chosen.instead_of} is stopped and fenced; its data are whole"
+    note_receiving(run, step("Receive the WAL of the new primary", resume_receiving, new))
+    return done, ""
+
+
+def follow_again(run: Run, server: Server, label: str) -> None:
+    """Have a standby follow the recovered server; that none does is the next thing to see to, and no failure."""
+    built = run.steps.step("Have the other one follow", see_to_standby, server, label, fresh=True)
+    if built.service:
+        run.state_left = f"the old data of {built.service} are kept at {built.aside}" if built.aside else ""
+    else:
+        run.next_step = run.next_step or f"no standby follows ({built.why}): recoup standby build"

@@ -1,0 +1,212 @@
+"""A pair of PostgreSQL servers: what state it is in, and making the one that is not in charge its standby."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import psycopg
+
+from recoup.errors import PreconditionError, RecoupError, RecoveryError, first_line
+from recoup.plan import Standby
+from recoup.records import Frozen
+from tasks.postgres import Role, Server, pair_script, role_of
+from tasks.step import note, step, telling
+
+COPY = timedelta(hours=12)
+FOLLOWS = timedelta(seconds=15)
+_CLEAN = "shut down"
+
+
+class Pair(Frozen):
+    """Who is in charge, what the other one is, and whether it follows; ``behind`` in bytes not yet replayed there."""
+
+    in_charge: str
+    takes_writes: bool
+    other: str
+    role: Role
+    streaming: bool
+    behind: int = 0
+
+    @property
+    def ready(self) -> bool:
+        """Say whether the other one could take over."""
+        return self.takes_writes and self.streaming
+
+    def __str__(self) -> str:
+        first = f"{self.in_charge} takes writes" if self.takes_writes else f"{self.in_charge} is in charge and down"
+        if self.streaming:
+            return f"{first}; {self.other} follows, {self.behind} bytes behind"
+        more = ", and receives nothing: build it anew" if self.role is Role.STANDBY else ""
+        return f"{first}; {self.other} is no standby: it is {self.role}{more}"
+
+
+class Built(Frozen):
+    """The standby that follows now, and where its old data are; ``why`` it does not, when ``service`` is empty."""
+
+    service: str = ""
+    how: str = ""
+    aside: str = ""
+    why: str = ""
+
+    def __str__(self) -> str:
+        if not self.service:
+            return f"no standby: {self.why}"
+        return f"{self.service} follows: {self.how}" + (f"; its old data are at {self.aside}" if self.aside else "")
+
+
+def pair_of(server: Server) -> Pair:
+    """Give the state of the pair of which ``server`` is in charge."""
+    other = server.other()
+    try:
+        lag = behind(server)
+        takes_writes = role_of(server) is Role.PRIMARY
+    except psycopg.Error:
+        lag, takes_writes = None, False
+    return Pair(
+        in_charge=server.service,
+        takes_writes=takes_writes,
+        other=other.service,
+        role=role_of(other),
+        streaming=lag is not None,
+        behind=lag or 0,
+    )
+
+
+@step(timeout=COPY, retries=1)
+def build_standby(server: Server, label: str) -> Built:
+    """Have the other one of the pair follow ``server``; see build."""
+    return build(server, label)
+
+
+@step(timeout=COPY)
+def see_to_standby(server: Server, label: str) -> Built:
+    """Have the other one of the pair follow a server that was just recovered; a failure is told, and undoes nothing."""
+    try:
+        return build(server, label)
+    except (RecoupError, psycopg.Error) as error:
+        return Built(why=first_line(error))
+
+
+def build(server: Server, label: str) -> Built:
+    """Have the other one of the pair follow ``server``; safe to repeat with the same label.
+
+    Whoever follows already is left alone. One that was shut down in good order, and so holds nothing that ``server``
+    does not, simply follows. Any other one's data are moved aside, whole, and it becomes a new copy.
+    """
+    other, standby = server.other(), _standby_of(server)
+    _make_slot(server, standby)
+    # A server that was just started is found by its standby after a while.
+    if role_of(other) is Role.STANDBY and other.stack.state(other.service).running and _streams(server, FOLLOWS):
+        return Built(service=other.service, how="it went on")
+    env = _environment(server, standby)
+    clean = pair_script(other, "state").text == _CLEAN
+    if role_of(other) is Role.FENCED and clean:
+        note(f"{other.service} was shut down in good order; letting it follow {server.service}")
+        pair_script(other, "follow", env=env)
+        other.stack.start(other.service)
+        if _streams(server, FOLLOWS):
+            return Built(service=other.service, how="its data were those of the other one")
+    note(f"moving the data of {other.service} aside")
+    other.stack.stop(other.service)
+    aside = other.stack.put_aside(other.service, label=label)
+    # A copy that an attempt before has finished stays.
+    if role_of(other) is not Role.STANDBY:
+        pair_script(other, "fence", label)
+        with _told(server, other):
+            pair_script(other, "clone", env=env, timeout=COPY)
+    other.stack.start(other.service)
+    if not _streams(server, server.spec.restart_timeout):
+        said = " / ".join(other.stack.logs(other.service, tail=4).splitlines())
+        raise RecoveryError(
+            f"{other.service} is a copy of {server.service} and does not follow it: {said}",
+            state=f"{server.service} takes writes; the old data of {other.service} are at {aside}",
+            next_step="mend what is named, then run: recoup standby build",
+        )
+    return Built(service=other.service, how="a new copy", aside=aside)
+
+
+def give_up(server: Server, service: str) -> Server:
+    """Give the one of a pair that stays in charge when a person gives the other one up; PreconditionError otherwise."""
+    names = (server.service, server.other().service)
+    if service not in names:
+        raise PreconditionError(f"{service} is none of the pair", next_step=f"name one of: {', '.join(names)}")
+    kept = server.other() if service == server.service else server.named(server.service)
+    if role_of(kept) is not Role.PRIMARY:
+        raise PreconditionError(
+            f"{kept.service} would stay in charge and takes no writes: it is {role_of(kept)}",
+            next_step=f"start {kept.service} first, or give it up and keep {service}",
+        )
+    return kept
+
+
+def _standby_of(server: Server) -> Standby:
+    server.other()
+    assert server.spec.standby is not None
+    return server.spec.standby
+
+
+def behind(server: Server) -> int | None:
+    """Give how many bytes the standby has not replayed, None when none follows."""
+    standby = _standby_of(server)
+    with server.connect(server.spec.maintenance_database) as connection:
+        row = connection.execute(
+            "SELECT pg_wal_lsn_diff(pg_current_wal_flush_lsn(), coalesce(replay_lsn, '0/0'))::bigint "
+            "FROM pg_stat_replication WHERE application_name = %s AND state = 'streaming'",
+            [standby.slot],
+        ).fetchone()
+    return max(0, int(str(row[0]))) if row else None
+
+
+def _streams(server: Server, patience: timedelta) -> bool:
+    until = time.monotonic() + patience.total_seconds()
+    while behind(server) is None:
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+def _make_slot(server: Server, standby: Standby) -> None:
+    with server.connect(server.spec.maintenance_database) as connection:
+        connection.execute("SET synchronous_commit = local")
+        connection.execute(
+            "SELECT pg_create_physical_replication_slot(%s, true) "
+            "WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = %s)",
+            [standby.slot, standby.slot],
+        )
+
+
+def _environment(server: Server, standby: Standby) -> dict[str, str]:
+    """Give what standby.sh has to know of the server that is to be followed."""
+    with server.connect(server.spec.maintenance_database) as connection:
+        row = connection.execute("SHOW unix_socket_directories").fetchone()
+    assert row is not None
+    _, port = server.stack.inside(server.service, server.spec.port)
+    return {"SOCKETS": str(row[0]).split(",")[0].strip(), "PEER_PORT": str(port), "SLOT": standby.slot}
+
+
+@contextmanager
+def _told(server: Server, other: Server) -> Iterator[None]:
+    """Tell how far the copy is while the block runs."""
+    began = time.monotonic()
+
+    def look() -> str:
+        try:
+            with server.connect(server.spec.maintenance_database) as connection:
+                row = connection.execute(
+                    "SELECT backup_streamed, backup_total FROM pg_stat_progress_basebackup ORDER BY pid DESC LIMIT 1"
+                ).fetchone()
+        except (psycopg.Error, RecoupError):
+            return ""
+        if row is None or not row[1]:
+            return f"copying {server.service} to {other.service}"
+        done, whole = int(str(row[0])), int(str(row[1]))
+        rate = done / max(time.monotonic() - began, 0.1)
+        left = f", {max(whole - done, 0) / rate:.0f} s left" if rate else ""
+        return f"copied {done / 1e6:.0f} of {whole / 1e6:.0f} MB, {rate / 1e6:.0f} MB/s{left}"
+
+    with telling(look):
+        yield
