@@ -21,6 +21,7 @@ from flows.copies import CopyBackups, copy_backups
 from flows.database import DatabaseRecovery, recover_database
 from flows.drill import DatabaseDrill, drill_database
 from flows.redis_store import RedisBackup, RedisRecovery, back_up_redis, recover_redis
+from flows.standby import StandbyRequest, build_pair
 from recoup.plan import ConfigurationComponent, Plan, PostgresComponent, RedisComponent
 
 # A fixed anchor: counted from each start of the server, a schedule could be put off for ever by restarts.
@@ -45,6 +46,8 @@ def deployments(path: Path, plan: Plan) -> tuple[RunnerDeployment, ...]:
                 _offer(recover_database, DatabaseRecovery(plan=where, component=name), suffix=suffix),
                 _offer(back_up_database, backup, _every(component.backup.interval, store), suffix=suffix),
             ]
+            if component.standby:
+                offered.append(_offer(build_pair, StandbyRequest(plan=where, component=name), suffix=suffix))
             if policy:
                 base = BaseRequest(plan=where, component=name)
                 offered.append(_offer(back_up_base, base, _every(policy.base.interval, f"{store}-base"), suffix=suffix))

@@ -19,7 +19,7 @@ import recoup
 from recoup.errors import RecoupError
 
 INTERRUPTED = 130
-LASTING = {"recover", "backup", "restore"}
+LASTING = {"recover", "backup", "restore", "standby"}
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ COMMANDS = {
     "drill": Entry("deployments.run_commands", "Drill a procedure on a sandbox that is really broken."),
     "backup": Entry("deployments.backup_commands", "Take, list, verify, copy, fetch and prune backup sets."),
     "restore": Entry("deployments.restore_commands", "Restore a table, schema or database beside what is in use."),
+    "standby": Entry("deployments.standby_commands", "Show the database's warm standby, or build it anew."),
     "ready": Entry("deployments.ready_commands", "Say whether the backups would carry a recovery now."),
     "watch": Entry("deployments.watch", "Write heartbeats, watch the WAL's receiver, until interrupted."),
     "report": Entry("deployments.report_commands", "Show recovery records: the last, one, or all with compliance."),

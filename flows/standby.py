@@ -2,14 +2,51 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from prefect import flow
+from pydantic import Field
+
 from flows.continuous import note_receiving
-from flows.procedure import Run
+from flows.procedure import Run, Steps, current_watcher, operator
 from recoup.catalog import Repository
-from recoup.records import BackupUse
+from recoup.lease import lease
+from recoup.plan import Plan, load_plan
+from recoup.records import BackupUse, Frozen, now
+from recoup.stacks import open_stack
 from tasks.postgres import Server
 from tasks.postgres_replay import resume_receiving
 from tasks.postgres_standby import Promoted, choose_standby, fence_primary, promote_standby
-from tasks.postgres_standby_build import see_to_standby
+from tasks.postgres_standby_build import Built, Pair, build_standby, give_up, pair_of, see_to_standby
+
+
+class StandbyRequest(Frozen):
+    """Which pair of servers is meant, and which of the two is given up when both take writes."""
+
+    plan: Path = Field(description="The plan's YAML file, on the machine that runs it")
+    component: str = Field("", description="The postgres component of the plan; empty: the only one")
+    give_up: str = Field("", description="The service that loses its place, when both take writes; its data are kept")
+
+
+@flow(name="build-standby", log_prints=False)
+def build_pair(request: StandbyRequest) -> Built:
+    """Make the server that is not in charge the standby of the other; raises RecoupError when it does not follow."""
+    plan = load_plan(request.plan)
+    name, spec = plan.postgres(request.component or None)
+    with lease(plan.platform.state, plan.platform.name, f"standby built by {operator()}"):
+        server, label = Server(open_stack(plan), name, spec), f"{now():%Y%m%d%H%M%S}"
+        steps = Steps(current_watcher())
+        if request.give_up:
+            server = give_up(server, request.give_up)
+            steps.step("Fence the one that is given up", fence_primary, server.other(), label)
+        else:
+            server = server.in_charge()
+        return steps.step("Have the other one follow", build_standby, server, label)
+
+
+def pair(plan: Plan, component: str = "") -> Pair:
+    """Look at a pair of servers and give what state it is in."""
+    return pair_of(Server.of(plan, open_stack(plan), component or None))
 
 
 def take_over(

@@ -83,7 +83,7 @@ def places(root: Path, system_identifier: str) -> tuple[Path, ...]:
     """Give the directories that hold the received WAL of one server, that of the newest timeline first."""
     if not root.is_dir():
         return ()
-    found: list[tuple[int, Path]] = []
+    found = []
     for place in root.iterdir():
         system, _, timeline = place.name.partition("-")
         if system == system_identifier and timeline.isdecimal() and place.is_dir():
