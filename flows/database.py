@@ -122,6 +122,7 @@ def _procedure(run: Run, request: DatabaseRecovery) -> None:
     replayed: Replayed | Promoted | None = None
     base, why = None, ""
     needed = request.restore is When.ALWAYS or request.to != "latest" or _needs_restore(run, found)
+    sound = found.condition is Condition.HEALTHY
     if needed and server.spec.standby:
         replayed, why = _take_over(run, server, repository, request, found, anew)
         if run.steps.opened_before(fence_primary):
@@ -157,7 +158,7 @@ def _procedure(run: Run, request: DatabaseRecovery) -> None:
     if replayed:
         begin_again(run, server, repository)
     if server.spec.standby and (replayed or run.steps.opened_before(make_new_server)):
-        follow_again(run, server, _suffix(run))
+        follow_again(run, server, _suffix(run), sound=sound)
     if not run.next_step and any(check.outcome is not Outcome.PASSED for check in run.checks):
         run.next_step = "see to what the check names; if the data are wrong: recoup recover database --restore always"
 

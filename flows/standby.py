@@ -75,9 +75,9 @@ def take_over(
     return done, ""
 
 
-def follow_again(run: Run, server: Server, label: str) -> None:
+def follow_again(run: Run, server: Server, label: str, *, sound: bool) -> None:
     """Have a standby follow the recovered server; that none does is the next thing to see to, and no failure."""
-    built = run.steps.step("Have the other one follow", see_to_standby, server, label, fresh=True)
+    built = run.steps.step("Have the other one follow", see_to_standby, server, label, sound, fresh=True)
     if built.service:
         run.state_left = f"the old data of {built.service} are kept at {built.aside}" if built.aside else ""
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,14 +21,15 @@ from recoup.wal_rest import received_to, rest
 from tasks.copies import CopyPlace
 from tasks.copies_sync import fetch_from_any
 from tasks.heartbeat import Witness, last_heartbeat, witness_of
-from tasks.postgres import Condition, Server, wait_until_it_answers
+from tasks.postgres import Condition, Role, Server, live_role, wait_until_it_answers
 from tasks.postgres_base import chain, series
 from tasks.postgres_beside import Place, place_in, running
 from tasks.step import note, step
-from tasks.wal_receiver import continuous_of, have_it_received, set_synchronous
+from tasks.wal_receiver import continuous_of, have_it_received, set_synchronous, wait_for_receiver
 from tasks.wal_shipping import bring_wal
 
 REPLAY = timedelta(hours=8)
+RECONNECTS = timedelta(seconds=15)
 WITNESSED = "the last heartbeat that was received is there"
 
 
@@ -134,6 +135,7 @@ def replay_wal(server: Server, repository: Repository, set_id: str, to: str, lab
     the old data are where it says.
     """
     target = parse_target(to)
+    _let_it_be_received(server)
     server.stack.stop(server.spec.service)
     note("moving the old data aside")
     aside = server.stack.put_aside(server.spec.service, label=label)
@@ -156,6 +158,15 @@ def replay_wal(server: Server, repository: Repository, set_id: str, to: str, lab
             next_step="recover from a dump: recoup recover database --from dump",
         )
     return Replayed(aside=aside, reached=reached, recovery_point=point, checks=checks)
+
+
+def _let_it_be_received(server: Server) -> None:
+    """Wait, where the server still takes writes, for the receiver that lost it: stopped before, their end is lost."""
+    if live_role(server) is not Role.PRIMARY:
+        return
+    note("waiting until what the server has written is received")
+    with suppress(RecoveryError, psycopg.Error):
+        wait_for_receiver(server, RECONNECTS)
 
 
 @step(timeout=timedelta(minutes=15), retries=1)

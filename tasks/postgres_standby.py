@@ -15,9 +15,10 @@ from recoup.errors import RecoupError, RecoveryError, first_line
 from recoup.manifest import BaseBackup
 from recoup.records import Check, Frozen, Outcome
 from recoup.wal import parse_lsn, timeline_of
-from tasks.postgres import Condition, Server, answers, follows, identity, pair_script
+from tasks.postgres import Condition, Role, Server, answers, follows, identity, live_role, pair_script
 from tasks.postgres_diagnosis import look_at_data
 from tasks.postgres_replay import Received, nothing_is_left, where_it_is
+from tasks.postgres_standby_build import standby_of, streams
 from tasks.step import note, step
 from tasks.wal_receiver import alter_system
 
@@ -69,7 +70,15 @@ class Promoted(Frozen):
 
 @step(timeout=timedelta(minutes=10))
 def choose_standby(server: Server, repository: Repository) -> StandbyChosen:
-    """Say whether the standby can take over; see find_standby."""
+    """Say whether the standby can take over; see find_standby.
+
+    While the old one still takes writes it must follow: what is written between the two would be lost.
+    """
+    standby = standby_of(server)
+    if live_role(server) is Role.PRIMARY:
+        note(f"waiting until {standby.service} follows {server.service}, which still takes writes")
+        if not streams(server, standby.patience):
+            return StandbyChosen(why=f"{standby.service} does not follow {server.service}, which still takes writes")
     return find_standby(server, repository)
 
 
@@ -171,8 +180,7 @@ def restore_command(dirs: Sequence[Path], segment_size: int) -> str:
 
 def _lacks(server: Server, position: BaseBackup, there: Received) -> str:
     """Wait until a standby has replayed all that had been received, with our help where needed; else say what lacks."""
-    assert server.spec.standby is not None
-    until = time.monotonic() + server.spec.standby.patience.total_seconds()
+    until = time.monotonic() + standby_of(server).patience.total_seconds()
     helped = False
     while True:
         with server.connect(server.spec.maintenance_database) as connection:

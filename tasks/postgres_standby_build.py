@@ -77,37 +77,37 @@ def pair_of(server: Server) -> Pair:
 
 @step(timeout=COPY, retries=1)
 def build_standby(server: Server, label: str) -> Built:
-    """Have the other one of the pair follow ``server``; see build."""
-    return build(server, label)
+    """Have the other one of the pair follow ``server``, as a new copy unless it follows already; see build."""
+    return build(server, label, sound=False)
 
 
 @step(timeout=COPY)
-def see_to_standby(server: Server, label: str) -> Built:
+def see_to_standby(server: Server, label: str, sound: bool) -> Built:
     """Have the other one of the pair follow a server that was just recovered; a failure is told, and undoes nothing."""
     try:
-        return build(server, label)
+        return build(server, label, sound=sound)
     except (RecoupError, psycopg.Error) as error:
         return Built(why=first_line(error))
 
 
-def build(server: Server, label: str) -> Built:
+def build(server: Server, label: str, *, sound: bool) -> Built:
     """Have the other one of the pair follow ``server``; safe to repeat with the same label.
 
-    Whoever follows already is left alone. One that was shut down in good order, and so holds nothing that ``server``
-    does not, simply follows. Any other one's data are moved aside, whole, and it becomes a new copy.
+    Whoever follows already is left alone. One that was ``sound`` when it was shut down in good order, and so holds
+    nothing that ``server`` does not, simply follows. Any other one's data are moved aside, whole, and it becomes a new
+    copy: damage goes on to be served otherwise, by what looks like a standby.
     """
-    other, standby = server.other(), _standby_of(server)
+    other, standby = server.other(), standby_of(server)
     _make_slot(server, standby)
     # A server that was just started is found by its standby after a while.
-    if role_of(other) is Role.STANDBY and other.stack.state(other.service).running and _streams(server, FOLLOWS):
+    if role_of(other) is Role.STANDBY and other.stack.state(other.service).running and streams(server, FOLLOWS):
         return Built(service=other.service, how="it went on")
     env = _environment(server, standby)
-    clean = pair_script(other, "state").text == _CLEAN
-    if role_of(other) is Role.FENCED and clean:
+    if sound and role_of(other) is Role.FENCED and pair_script(other, "state").text == _CLEAN:
         note(f"{other.service} was shut down in good order; letting it follow {server.service}")
         pair_script(other, "follow", env=env)
         other.stack.start(other.service)
-        if _streams(server, FOLLOWS):
+        if streams(server, FOLLOWS):
             return Built(service=other.service, how="its data were those of the other one")
     note(f"moving the data of {other.service} aside")
     other.stack.stop(other.service)
@@ -118,7 +118,7 @@ def build(server: Server, label: str) -> Built:
         with _told(server, other):
             pair_script(other, "clone", env=env, timeout=COPY)
     other.stack.start(other.service)
-    if not _streams(server, server.spec.restart_timeout):
+    if not streams(server, server.spec.restart_timeout):
         said = " / ".join(other.stack.logs(other.service, tail=4).splitlines())
         raise RecoveryError(
             f"{other.service} is a copy of {server.service} and does not follow it: {said}",
@@ -142,7 +142,8 @@ def give_up(server: Server, service: str) -> Server:
     return kept
 
 
-def _standby_of(server: Server) -> Standby:
+def standby_of(server: Server) -> Standby:
+    """Give the plan's standby of a server; PreconditionError where it has none."""
     server.other()
     assert server.spec.standby is not None
     return server.spec.standby
@@ -150,7 +151,7 @@ def _standby_of(server: Server) -> Standby:
 
 def behind(server: Server) -> int | None:
     """Give how many bytes the standby has not replayed, None when none follows."""
-    standby = _standby_of(server)
+    standby = standby_of(server)
     with server.connect(server.spec.maintenance_database) as connection:
         row = connection.execute(
             "SELECT pg_wal_lsn_diff(pg_current_wal_flush_lsn(), coalesce(replay_lsn, '0/0'))::bigint "
@@ -160,7 +161,8 @@ def behind(server: Server) -> int | None:
     return max(0, int(str(row[0]))) if row else None
 
 
-def _streams(server: Server, patience: timedelta) -> bool:
+def streams(server: Server, patience: timedelta) -> bool:
+    """Wait until the standby follows a server, and say whether it does."""
     until = time.monotonic() + patience.total_seconds()
     while behind(server) is None:
         if time.monotonic() > until:
