@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from deployments.asking import confirm
-from deployments.options import AsJson, PlanPath
+from deployments.options import AsJson, PlanPath, Yes
 from deployments.orchestrator import run_flow
 from deployments.screen import open_screen
 from flows.procedure import watched_by
@@ -37,7 +37,7 @@ def standby_build(
     give_up: Annotated[
         str, typer.Option("--give-up", help="The service that loses its place, when both take writes.")
     ] = "",
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before acting.")] = False,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Have the server that is not in charge follow the other one; its own data are moved aside, whole.
