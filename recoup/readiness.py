@@ -1,7 +1,7 @@
 """Whether a plan's backups would carry a recovery now, as a pure function of what was seen.
 
 Asked of each store: its age against the RPO, whether a restore was proven, and 3-2-1: three copies, on two kinds of
-place, one of them elsewhere.
+place, one of them elsewhere; and of a database with a standby, whether that one could take over.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class StoreSeen:
     ``wal_trouble`` why it does not count. ``local``
     is the repository of this machine, ``copies`` the plan's copies. ``proven`` is the moment the newest proven set
     holds, ``failed`` says that the newest set's restore test failed. ``unprotected`` says what changed since the newest
-    set, for a store with an objective of 0.
+    set, for a store with an objective of 0. ``standby`` is what state the plan's standby is in, ``standby_ready``
+    whether it could take over.
     """
 
     name: str
@@ -51,6 +52,8 @@ class StoreSeen:
     proven: datetime | None = None
     failed: bool = False
     unprotected: str = ""
+    standby: str = ""
+    standby_ready: bool = False
     production: str = "this machine's disk"
 
 
@@ -69,6 +72,8 @@ def judge(stores: Sequence[StoreSeen], now: datetime) -> tuple[Finding, ...]:
     found: list[Finding] = []
     for store in stores:
         found += [_age(store, now), _proven(store, now), *_three_two_one(store, now)]
+        if store.standby:
+            found.append(Finding(store.name, "standby", store.standby_ready, store.standby))
     return tuple(found)
 
 

@@ -232,7 +232,7 @@ def live_role(server: Server) -> Role | None:
     try:
         with server.connect(server.spec.maintenance_database) as connection:
             return Role.STANDBY if follows(connection) else Role.PRIMARY
-    except psycopg.Error:
+    except (psycopg.Error, RecoveryError):
         return None
 
 

@@ -39,8 +39,8 @@ class Pair(Frozen):
         first = f"{self.in_charge} takes writes" if self.takes_writes else f"{self.in_charge} is in charge and down"
         if self.streaming:
             return f"{first}; {self.other} follows, {self.behind} bytes behind"
-        more = ", and receives nothing: build it anew" if self.role is Role.STANDBY else ""
-        return f"{first}; {self.other} is no standby: it is {self.role}{more}"
+        is_it = "follows nothing" if self.role is Role.STANDBY else f"is {self.role}"
+        return f"{first}; {self.other} is no standby: it {is_it}"
 
 
 class Built(Frozen):

@@ -12,6 +12,7 @@ from recoup.errors import RecoupError, first_line
 from recoup.manifest import BaseBackup
 from recoup.plan import (
     BackupPolicy,
+    Component,
     ComposeSite,
     ConfigurationComponent,
     Copy,
@@ -21,11 +22,14 @@ from recoup.plan import (
     RedisComponent,
 )
 from recoup.readiness import PlaceSeen, StoreSeen
+from recoup.stacks import open_stack
 from recoup.wal import parse_lsn, places, reach
 from tasks.configuration import Configuration
 from tasks.configuration_backup import unprotected_drift
 from tasks.copies import CopyPlace
 from tasks.heartbeat import witness_of
+from tasks.postgres import Server
+from tasks.postgres_standby_build import pair_of
 
 HERE = "this machine's disk"
 _UNPROTECTED = "in no backup set as it is"
@@ -61,6 +65,7 @@ def _store(
     )
     policy: BackupPolicy | None = component.backup
     received, trouble = received_until(component, usable)
+    standby, standby_ready = _standby(plan, name, component)
     return StoreSeen(
         name=component.store,
         rpo=plan.objectives.rpo.get(component.store, timedelta(0)),
@@ -72,6 +77,8 @@ def _store(
         proven=_point(passed[0]) if passed else None,
         failed=bool(sets) and sets[0].verified is not None and not sets[0].verified.passed,
         unprotected=_unprotected(plan, name) if isinstance(component, ConfigurationComponent) else "",
+        standby=standby,
+        standby_ready=standby_ready,
     )
 
 
@@ -97,6 +104,16 @@ def received_until(
     if parse_lsn(witness.lsn) > found.whole + (base.segment_size if found.partial else 0):
         return None, f"it ends before the last heartbeat, {witness.lsn}"
     return witness.at, ""
+
+
+def _standby(plan: Plan, name: str, component: Component) -> tuple[str, bool]:
+    if not isinstance(component, PostgresComponent) or component.standby is None:
+        return "", False
+    try:
+        found = pair_of(Server.of(plan, open_stack(plan), name))
+    except RecoupError as error:
+        return first_line(error), False
+    return str(found), found.ready
 
 
 def _copied(spec: Copy, repository: Repository, series: list[str], here: list[BackupSet], home: Path) -> PlaceSeen:

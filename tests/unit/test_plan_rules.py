@@ -100,6 +100,26 @@ BROKEN = {
         "components.redis.depends_on[0]",
         "depends on enclaves, which is not",
     ),
+    "standby without received WAL": (
+        lambda d: d[C]["postgres"].update(standby={"service": "pair"}, continuous=None),
+        "components.postgres.standby",
+        "a standby without continuous backup",
+    ),
+    "standby on the port of the database": (
+        put(C, "postgres", "standby", to={"service": "pair", "port": 5432}),
+        "components.postgres.standby.port",
+        "the port of the database itself",
+    ),
+    "standby with the slot of the receiver": (
+        put(C, "postgres", "standby", to={"service": "pair", "slot": "recoup"}),
+        "components.postgres.standby.slot",
+        "the slot of the WAL receiver",
+    ),
+    "standby that is another component": (
+        put(C, "postgres", "standby", to={"service": "redis"}),
+        "components.redis.service",
+        "the service 'redis' is there twice",
+    ),
     "RPO equal to the interval": (
         put(C, "postgres", "backup", "interval", to="15m"),
         "components.postgres.backup.interval",

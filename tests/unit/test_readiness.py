@@ -63,6 +63,15 @@ def test_received_wal_counts_but_only_on_top_of_a_set() -> None:
     assert "without a set" in found(none)["RPO"].why
 
 
+def test_a_standby_that_could_not_take_over_is_not_ready() -> None:
+    assert "standby" not in found(GOOD)
+    follows = replace(GOOD, standby="a takes writes; b follows, 0 bytes behind", standby_ready=True)
+    assert unmet(follows) == set()
+    alone = replace(GOOD, standby="a takes writes; b is no standby: it is fenced")
+    assert unmet(alone) == {"standby"}
+    assert found(alone)["standby"].why == "a takes writes; b is no standby: it is fenced"
+
+
 def test_a_gap_in_received_wal_is_told_though_a_set_is_young_enough() -> None:
     gap = replace(GOOD, wal_trouble="the segment 000000010000000000000003 is missing")
     assert unmet(gap) == {"RPO"}

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 
-from recoup.records import Check, Outcome, RecoveryRecord, Subject, Verdict
+from recoup.records import BackupUse, Check, Outcome, RecoveryRecord, Subject, Verdict
 from recoup.report import Standing, history, rpo_standing, rto_standing, run_report
 from tests.unit.samples import failed, recovered
 
@@ -44,6 +44,12 @@ def test_the_clock_is_split_and_unknown_parts_say_so() -> None:
     assert whole == {"detect": "1 s", "declare": "1 s", "approve": "1 s", "execute": "1 min 37 s", "verify": "2 s"}
     cut = {row[0]: row[3] for row in rows(run_report(failed()), "## Clock")}
     assert (cut["execute"], cut["verify"]) == ("unknown", "unknown")
+
+
+def test_a_recovery_that_needed_no_set_does_not_look_as_if_none_was_usable() -> None:
+    took_over = changed(recovered(), backup=BackupUse(set_id=None, why="the standby b took over"))
+    assert "No backup set was needed: the standby b took over" in run_report(took_over)
+    assert "No usable backup set was found" in run_report(failed())
 
 
 def test_steps_checks_and_backup_sets_are_told() -> None:
