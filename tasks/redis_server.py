@@ -24,6 +24,8 @@ CONNECT = timedelta(seconds=3)
 ANSWER = timedelta(seconds=30)
 RESTART = timedelta(minutes=2)
 LOAD = timedelta(hours=1)
+# INFO tells durations in whole seconds of two readings of the clock.
+ROUNDING = timedelta(seconds=1)
 Word = str | bytes | int
 
 
@@ -40,10 +42,11 @@ class Condition(StrEnum):
 
 
 class Diagnosis(Frozen):
-    """The condition of a server, with what was seen."""
+    """The condition of a server, with what was seen; ``keys`` how many it holds, where that was looked at."""
 
     condition: Condition
     seen: str
+    keys: int = 0
 
     def __str__(self) -> str:
         return f"{self.condition}: {self.seen}"

@@ -12,6 +12,7 @@ from recoup.records import Check, Frozen, Outcome, Subject
 from tasks.redis_content import Sampled, expected_keys, measure
 from tasks.redis_scratch import read_detail, snapshot_of, snapshot_time
 from tasks.redis_server import (
+    ROUNDING,
     Condition,
     Diagnosis,
     Link,
@@ -116,7 +117,8 @@ def kept_until(server: RedisServer, began: datetime) -> tuple[datetime | None, s
     with server.asking("how it keeps its data", state="the recovery is done") as link:
         place = layout(link)
         started = _started(link)
-    if started < began:
+    # One that was killed a moment ago is not to pass for steady.
+    if started + ROUNDING < began:
         return began, "it kept running, and nothing was restored"
     if place.mode is not Mode.SNAPSHOT:
         said = server.stack.logs(server.spec.service, tail=200, since=started - timedelta(minutes=5)).lower()
@@ -167,15 +169,15 @@ def _against(link: Link, newest: BackupSet) -> Diagnosis:
     if asked and _present(link, asked) == 0:
         seen = f"none of {len(asked)} keys looked for is there; {there:,} keys, the set {newest.set_id} has {wanted:,}"
         lost = _started(link) > newest.recovery_point and there * 2 < wanted
-        return Diagnosis(condition=Condition.EMPTY if lost else Condition.CHANGED, seen=seen)
+        return Diagnosis(condition=Condition.EMPTY if lost else Condition.CHANGED, seen=seen, keys=there)
     seen = f"it answers, with {there:,} keys; the last set had {wanted:,} that have not expired"
-    return Diagnosis(condition=Condition.HEALTHY, seen=seen)
+    return Diagnosis(condition=Condition.HEALTHY, seen=seen, keys=there)
 
 
 def _unknown(link: Link) -> Diagnosis:
     there = sum(link.keys().values())
     seen = f"it answers, with {there:,} keys; no backup set says how many it should have"
-    return Diagnosis(condition=Condition.HEALTHY, seen=seen)
+    return Diagnosis(condition=Condition.HEALTHY, seen=seen, keys=there)
 
 
 def _present(link: Link, sample: list[Sampled]) -> int:
