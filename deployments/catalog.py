@@ -20,6 +20,7 @@ from flows.continuous import BaseRequest, back_up_base
 from flows.copies import CopyBackups, copy_backups
 from flows.database import DatabaseRecovery, recover_database
 from flows.drill import DatabaseDrill, drill_database
+from flows.drill_redis import RedisDrill, drill_redis
 from flows.redis_store import RedisBackup, RedisRecovery, back_up_redis, recover_redis
 from flows.standby import StandbyRequest, build_pair
 from recoup.plan import ConfigurationComponent, Plan, PostgresComponent, RedisComponent
@@ -33,9 +34,9 @@ ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLi
 
 
 def deployments(path: Path, plan: Plan) -> tuple[RunnerDeployment, ...]:
-    """Give the deployments of a plan: recoveries, backups (as often as the RPO needs), copies, and the drill."""
+    """Give the deployments of a plan: recoveries, backups (as often as the RPO needs), copies, and the drills."""
     where = path.absolute()
-    offered: list[RunnerDeployment] = [_offer(drill_database, DatabaseDrill())]
+    offered: list[RunnerDeployment] = [_offer(drill_database, DatabaseDrill()), _offer(drill_redis, RedisDrill())]
     several = {kind for kind, count in Counter(c.kind for c in plan.components.values()).items() if count > 1}
     for name, component in plan.components.items():
         suffix = f"-{name}" if component.kind in several else ""

@@ -11,8 +11,10 @@ from deployments.options import AsJson, Began, DryRun, Fresh, PlanPath, Reason, 
 from flows.database import DatabaseRecovery, Source, When, recover_database
 from flows.database_preview import preview
 from flows.drill import DatabaseDrill, Policy, StackKind, drill_database
+from flows.drill_redis import RedisDrill, drill_redis
 from recoup.plan import load_plan
 from tasks.postgres_fault import Fault
+from tasks.redis_fault import RedisFault
 from tasks.spoil import Spoil
 
 drill = typer.Typer(no_args_is_help=True, help="Drill a procedure on a sandbox that is really broken.")
@@ -77,3 +79,17 @@ def drill_database_command(
     """
     request = DatabaseDrill(fault=fault, stack=stack, spoil=spoil, older=older, policy=policy, standby=standby)
     act(drill_database, request, as_json=as_json)
+
+
+@drill.command("redis")
+def drill_redis_command(
+    fault: Annotated[RedisFault, typer.Option(help="How the sandbox's Redis is broken.")] = RedisFault.WIPE,
+    stack: Annotated[StackKind, typer.Option(help="Child processes, or Docker Compose.")] = StackKind.PROCESS,
+    replica: Annotated[bool, typer.Option(help="Whether a replica follows it.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Break a sandbox's Redis for real and recover it by the real procedure.
+
+    Exit codes: 0 recovered; 1 ran, not recovered or unproven; 2 could not run; 130 interrupted.
+    """
+    act(drill_redis, RedisDrill(fault=fault, stack=stack, replica=replica), as_json=as_json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from uuid import uuid4
@@ -20,7 +21,7 @@ from recoup.places import drill_ledger
 from recoup.plan import Plan, WalPolicy, load_plan
 from recoup.records import Frozen, RecoveryRecord, now
 from recoup.stacks import open_stack
-from tasks.canary import Canary, count_lost_writes
+from tasks.canary import Canary, Writer, count_lost_writes
 from tasks.heartbeat import watching
 from tasks.postgres import Server
 from tasks.postgres_fault import Fault, inject
@@ -111,12 +112,15 @@ def _drill(plan: Plan, path: Path, sandbox: str, request: DatabaseDrill, clean: 
 
 
 def _count(run: Run, canary: Canary, policy: Policy) -> None:
-    store = run.stores[0]
-    # Where each commit waited for the receiver there is nothing that could excuse a loss.
-    point = None if policy is Policy.ZERO_LOSS else store.recovery_point
-    restored = run.clock().restored
-    if restored:
+    if run.clock().restored:
         canary.wait_for(1)
+    # Where each commit waited for the receiver there is nothing that could excuse a loss.
+    note_lost(run, canary, None if policy is Policy.ZERO_LOSS else run.stores[0].recovery_point)
+
+
+def note_lost(run: Run, canary: Writer, point: datetime | None) -> None:
+    """Count the writes that are gone into the run's record; those after ``point`` are no failure."""
+    store, restored = run.stores[0], run.clock().restored
     counted = run.steps.step("Count the canary's lost writes", count_lost_writes, canary, point, restored, fresh=True)
     run.checks.append(counted.check)
     run.stores[0] = store.model_copy(

@@ -1,10 +1,10 @@
-"""A client that writes through the gateway all through an outage and remembers what was acknowledged."""
+"""Clients that write up to an outage, or all through it, and remember what was acknowledged."""
 
 from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
 from datetime import datetime, timedelta
 
 import httpx
@@ -20,16 +20,20 @@ PAUSE = 0.02
 RECORDS = "/api/v1/records"
 
 
-@dataclass
-class Canary:
-    """Writes records named ``<prefix>-<n>`` until stopped; only an answer of 201 counts as acknowledged."""
+class Writer(ABC):
+    """Writes until stopped, in a thread of its own; ``acknowledged`` holds the moment of each answer by its name."""
 
-    plan: Plan
-    stack: Stack
-    prefix: str
-    acknowledged: dict[str, datetime] = field(default_factory=dict)
-    _stop: threading.Event = field(default_factory=threading.Event)
-    _thread: threading.Thread | None = None
+    def __init__(self) -> None:
+        self.acknowledged: dict[str, datetime] = {}
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @abstractmethod
+    def lost(self) -> tuple[str, ...]:
+        """Give the acknowledged writes that are gone; RecoveryError when that cannot be told."""
+
+    @abstractmethod
+    def _write(self) -> None: ...
 
     def start(self) -> None:
         """Begin to write; raises RecoveryError when nothing is acknowledged within 10 s."""
@@ -46,7 +50,7 @@ class Canary:
                 raise RecoveryError(
                     f"the canary had only {len(self.acknowledged)} writes acknowledged in {seconds:.0f} s",
                     state="the sandbox is up, nothing was broken yet",
-                    next_step="look at the gateway's log in the sandbox",
+                    next_step="look at the logs of the sandbox",
                 )
             time.sleep(0.02)
 
@@ -55,13 +59,26 @@ class Canary:
         if self._thread:
             self._thread.join(timeout=10)
 
+
+class Canary(Writer):
+    """Writes records named ``<prefix>-<n>`` through the gateway; only an answer of 201 counts as acknowledged."""
+
+    def __init__(self, plan: Plan, stack: Stack, prefix: str) -> None:
+        super().__init__()
+        self.plan = plan
+        self.stack = stack
+        self.prefix = prefix
+
     def lost(self) -> tuple[str, ...]:
-        """Give the acknowledged writes that are gone, as the gateway says; httpx.HTTPError when it does not."""
+        """Give the acknowledged writes that are gone, as the gateway says."""
         door = Door.of(self.plan, self.stack)
-        with door.client() as client:
-            answer = client.get(RECORDS, params={"prefix": self.prefix}, headers=_bearer(door.login(client)))
-            answer.raise_for_status()
-            there = set(answer.json()["ids"])
+        try:
+            with door.client() as client:
+                answer = client.get(RECORDS, params={"prefix": self.prefix}, headers=_bearer(door.login(client)))
+                answer.raise_for_status()
+                there = set(answer.json()["ids"])
+        except httpx.HTTPError as error:
+            raise RecoveryError(f"the canary's writes could not be read back: {error}") from None
         return tuple(sorted(set(self.acknowledged) - there))
 
     def _write(self) -> None:
@@ -98,16 +115,13 @@ class Counted(Frozen):
 
 
 @step(timeout=timedelta(minutes=1), retries=2)
-def count_lost_writes(canary: Canary, recovery_point: datetime | None, restored: datetime | None) -> Counted:
+def count_lost_writes(canary: Writer, recovery_point: datetime | None, restored: datetime | None) -> Counted:
     """Count the acknowledged writes that are gone; the check fails on one that no recovery point can excuse.
 
     Inexcusable is a lost write acknowledged before the recovery point, or after the moment of restoration.
     """
     canary.stop()
-    try:
-        lost = canary.lost()
-    except httpx.HTTPError as error:
-        raise RecoveryError(f"the canary's writes could not be read back: {error}") from None
+    lost = canary.lost()
     when = canary.acknowledged
     inexcusable = [
         name
