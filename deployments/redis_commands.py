@@ -9,7 +9,8 @@ import typer
 from deployments.asking import act, confirm, moment
 from deployments.options import AsJson, PlanPath
 from flows.database import When
-from flows.redis_store import RedisRecovery, preview, recover_redis
+from flows.redis_preview import preview
+from flows.redis_store import RedisRecovery, RedisSource, recover_redis
 from recoup.plan import load_plan
 
 
@@ -17,6 +18,10 @@ def recover_redis_command(
     plan: PlanPath,
     component: Annotated[str, typer.Option(help="The redis component; default: the plan's only one.")] = "",
     use: Annotated[str, typer.Option("--backup", help="'latest' or the id of a backup set.")] = "latest",
+    source: Annotated[
+        RedisSource,
+        typer.Option("--from", help="The replica where the primary lost its data, else a set; or one of them."),
+    ] = RedisSource.BEST,
     restore: Annotated[When, typer.Option(help="Restore only if needed, or always.")] = When.IF_NEEDED,
     began: Annotated[str, typer.Option(help="When the outage began, ISO 8601 with zone: 2026-11-23T03:12:05Z.")] = "",
     reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
@@ -30,7 +35,14 @@ def recover_redis_command(
     Exit codes: 0 recovered; 1 ran, not recovered or unproven; 2 could not run; 130 interrupted.
     """
     request = RedisRecovery(
-        plan=plan, component=component, backup=use, restore=restore, began=moment(began), reason=reason, fresh=fresh
+        plan=plan,
+        component=component,
+        backup=use,
+        source=source,
+        restore=restore,
+        began=moment(began),
+        reason=reason,
+        fresh=fresh,
     )
     loaded = load_plan(plan)
     if dry_run:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 
 from prefect import flow
@@ -12,6 +12,7 @@ from pydantic import Field
 
 from flows.database import When
 from flows.procedure import Run, Steps, conduct, current_watcher
+from flows.redis_replica import attach_again, detach, from_replica, kept_apart, was_detached
 from flows.request import Recovery, require_recovered
 from recoup.catalog import Repository
 from recoup.clock import store_loss
@@ -21,16 +22,25 @@ from recoup.plan import Plan, load_plan
 from recoup.records import BackupUse, Frozen, Outcome, RecoveryRecord, Subject
 from recoup.stacks import Stack, open_stack
 from tasks.redis_backup import RedisTaken, check_redis_backup_can_begin, take_redis_backup
-from tasks.redis_restore import RedisChosen, choose_redis_backup, find_redis_backup, restore_redis
+from tasks.redis_replica import Detached, Replica
+from tasks.redis_restore import RedisChosen, choose_redis_backup, restore_redis
 from tasks.redis_server import Condition, Diagnosis, RedisServer
-from tasks.redis_state import check_redis, diagnose_redis, kept_until, look, require_saving, restart_redis
+from tasks.redis_state import check_redis, diagnose_redis, kept_until, require_saving, restart_redis
 from tasks.services import restart_services, services_of, start_services, stop_services
 from tasks.smoke import UserCheck, check_as_user
 
 USER_DEADLINE = timedelta(seconds=60)
 # The plan has no scenario of Redis alone: its "service" scenario covers it.
 SCENARIO = "service"
-_AS_IT_WAS = (Condition.HEALTHY, Condition.CHANGED)
+AS_IT_WAS = (Condition.HEALTHY, Condition.CHANGED)
+
+
+class RedisSource(StrEnum):
+    """Where the data come from: the replica if the primary has lost them, or one of the two in any case."""
+
+    BEST = "best"
+    REPLICA = "replica"
+    BACKUP = "backup"
 
 
 class RedisBackup(Frozen):
@@ -44,6 +54,9 @@ class RedisRecovery(Recovery):
     """What to recover, and what is known of the outage."""
 
     component: str = Field("", description="The redis component of the plan; empty: the only one")
+    source: RedisSource = Field(
+        RedisSource.BEST, description="'best': the replica where the primary has lost its data, else a backup set"
+    )
     restore: When = Field(When.IF_NEEDED, description="'always' restores even when Redis seems healthy")
 
 
@@ -88,7 +101,7 @@ def run_redis_recovery(
         "redis",
         component,
         ledger,
-        same={"component", "backup", "restore"},
+        same={"component", "backup", "source", "restore"},
         scenario=SCENARIO,
         fault=fault,
         declared=declared,
@@ -107,50 +120,94 @@ def _procedure(run: Run, request: RedisRecovery) -> None:
     # 1 verify the status
     found = step("Diagnose Redis", diagnose_redis, server, repository, fresh=anew)
     require_saving(found)
-    # 2 restart, and wait until it has loaded its data
-    if found.condition in (Condition.DOWN, Condition.LOADING, Condition.REFUSING):
-        loading = found.condition is Condition.LOADING
-        found = step("Restart Redis", restart_redis, server, repository, loading, fresh=anew)
-        require_saving(found)
-    # 3 if that fails or the data are gone, restore the newest good backup
-    used: RedisChosen | None = None
-    if request.restore is When.ALWAYS or found.condition not in _AS_IT_WAS:
-        used = _restore(run, server, repository, request, dependents)
-    # 4 start dependents
-    step("Start the dependent services", start_services, run.stack, tuple(reversed(dependents)))
-    # 5 look at the data in use
-    seen = step("Verify the data", check_redis, server, repository, used is not None, fresh=True)
-    run.checks.extend(seen.checks)
-    # 6 the user-level check through the gateway
-    user = _as_user(run, dependents)
-    run.checks.extend(user.checks)
-    run.mark("restored", user.restored)
-    _count_loss(run, server, used)
+    # 2 a replica that follows an emptied primary empties itself: it is detached before anything starts the primary
+    replica, always = Replica.of(plan, server), request.restore is When.ALWAYS
+    detached: Detached | None = None
+    if replica and (always or found.condition not in AS_IT_WAS or was_detached(run)):
+        detached = detach(run, replica)
+    with kept_apart(detached):
+        # 3 restart, and wait until it has loaded its data
+        if found.condition in (Condition.DOWN, Condition.LOADING, Condition.REFUSING):
+            loading = found.condition is Condition.LOADING
+            found = step("Restart Redis", restart_redis, server, repository, loading, fresh=anew)
+            require_saving(found)
+        # 4 if that fails or the data are gone, restore: the replica's data, or the newest good backup
+        used: RedisChosen | None = None
+        if always or found.condition not in AS_IT_WAS:
+            used = _choose(run, server, repository, request, found, replica, detached)
+            _restore(run, server, repository, used, dependents)
+        # 5 start dependents
+        step("Start the dependent services", start_services, run.stack, tuple(reversed(dependents)))
+        # 6 look at the data in use
+        seen = step("Verify the data", check_redis, server, repository, used is not None, fresh=True)
+        run.checks.extend(seen.checks)
+        # 7 the user-level check through the gateway
+        user = _as_user(run, dependents)
+        run.checks.extend(user.checks)
+        run.mark("restored", user.restored)
+        _count_loss(run, server, used)
     if any(check.outcome is not Outcome.PASSED for check in run.checks):
         run.next_step = "see to what the check names; if the data are wrong: recoup recover redis --restore always"
+    # 8 attach the replica again; data of its own that are nowhere else are kept
+    if replica:
+        covered = used.of_replica if used else detached is not None
+        attach_again(run, replica, keep=not covered, label=_label(run))
+
+
+def _choose(
+    run: Run,
+    server: RedisServer,
+    repository: Repository,
+    request: RedisRecovery,
+    found: Diagnosis,
+    replica: Replica | None,
+    detached: Detached | None,
+) -> RedisChosen:
+    why = ""
+    if replica and detached:
+        if request.source is RedisSource.BACKUP or request.backup != "latest":
+            why = "a set was asked for"
+        elif request.source is RedisSource.BEST and found.condition in AS_IT_WAS:
+            why = "the primary has not lost its data, and its replica has whatever is wrong with them too"
+        else:
+            taken = from_replica(run, replica, repository, detached)
+            if taken.set_id and taken.recovery_point:
+                run.checks.extend(taken.checks)
+                run.backup = BackupUse(set_id=taken.set_id, recovery_point=taken.recovery_point, why=taken.why)
+                return RedisChosen(set_id=taken.set_id, recovery_point=taken.recovery_point, of_replica=True)
+            why = taken.why
+    if request.source is RedisSource.REPLICA:
+        raise RecoveryError(
+            f"the replica cannot be the source: {why or 'the plan has none'}",
+            state="no data was touched",
+            next_step="recoup recover redis without --from, which takes the newest good set",
+        )
+    restored = run.steps.done_before(restore_redis) is not None
+    used = run.steps.step(
+        "Choose the newest good backup", choose_redis_backup, server, repository, request.backup, fresh=not restored
+    )
+    run.backup = BackupUse(set_id=used.set_id, recovery_point=used.recovery_point, skipped=used.skipped, why=why)
+    return used
 
 
 def _restore(
-    run: Run, server: RedisServer, repository: Repository, request: RedisRecovery, dependents: tuple[str, ...]
-) -> RedisChosen:
+    run: Run, server: RedisServer, repository: Repository, used: RedisChosen, dependents: tuple[str, ...]
+) -> None:
     step = run.steps.step
-    restored = run.steps.done_before(restore_redis) is not None
-    used = step(
-        "Choose the newest good backup", choose_redis_backup, server, repository, request.backup, fresh=not restored
-    )
-    run.backup = BackupUse(set_id=used.set_id, recovery_point=used.recovery_point, skipped=used.skipped)
     step("Stop the dependent services", stop_services, run.stack, dependents)
     try:
-        # Derived from the run's first start, so that a resumed run puts nothing aside twice.
-        label = f"{run.journal.marks['started']:%Y%m%d%H%M%S}"
-        done = step("Put the old data aside and restore", restore_redis, server, repository, used.set_id, label)
+        done = step("Put the old data aside and restore", restore_redis, server, repository, used.set_id, _label(run))
     except RecoupError:
         # What served before, however badly, is not left stopped by a recovery that failed.
         _start_again(run, dependents)
         raise
     run.checks.extend(done.checks)
     run.state_left = f"old data kept at {done.aside}"
-    return used
+
+
+def _label(run: Run) -> str:
+    # Derived from the run's first start, so that a resumed run puts nothing aside twice.
+    return f"{run.journal.marks['started']:%Y%m%d%H%M%S}"
 
 
 def _start_again(run: Run, dependents: tuple[str, ...]) -> None:
@@ -178,7 +235,9 @@ def _as_user(run: Run, dependents: tuple[str, ...]) -> UserCheck:
 def _count_loss(run: Run, server: RedisServer, used: RedisChosen | None) -> None:
     objective = run.job.plan.rpo(server.spec.store)
     point: datetime | None = None
-    if used:
+    if used and used.of_replica:
+        point, basis = used.recovery_point, "the last that the replica is known to have heard from its primary"
+    elif used:
         point, basis = used.recovery_point, "the server's clock before its snapshot, held against the copy's own time"
     elif any(check.subject is Subject.DATA and check.outcome is not Outcome.PASSED for check in run.checks):
         basis = "the data are not proven to be those of before"
@@ -187,38 +246,3 @@ def _count_loss(run: Run, server: RedisServer, used: RedisChosen | None) -> None
     else:
         point, basis = kept_until(server, run.began)
     run.stores.append(store_loss(server.spec.store, objective, run.began, point, basis))
-
-
-def preview(plan: Plan, request: RedisRecovery) -> tuple[str, ...]:
-    """Look at Redis and give, line by line, what a recovery would do; changes nothing."""
-    stack = open_stack(plan)
-    server = RedisServer.of(plan, stack, request.component or None)
-    repository = Repository(plan.platform.repository)
-    dependents = services_of(plan, plan.dependents(server.component))
-    found = look(server, repository)
-    lines = [f"{server.component} is {found}"]
-    require_saving(found)
-    if request.restore is When.IF_NEEDED and found.condition in _AS_IT_WAS:
-        return (*lines, "nothing would be restored; the data and the gateway would be checked")
-    if found.condition in (Condition.DOWN, Condition.LOADING, Condition.REFUSING):
-        lines.append(f"restart {server.spec.service}; if it loads its data, nothing is restored. Otherwise:")
-    return (*lines, *_plan_of_restore(server, repository, request, found, dependents))
-
-
-def _plan_of_restore(
-    server: RedisServer, repository: Repository, request: RedisRecovery, found: Diagnosis, dependents: tuple[str, ...]
-) -> tuple[str, ...]:
-    try:
-        chosen = find_redis_backup(server, repository, request.backup)
-    except RecoveryError as error:
-        return (f"not possible: {error.what}",)
-    service = shlex.quote(server.spec.service)
-    return (
-        f"use backup set {chosen}",
-        f"stop {', '.join(dependents)}",
-        f"stop {service}, put its data aside whole, start it empty and ask how it keeps its data, stop it",
-        "lay the copy down as what it reads: dump.rdb, the append-only file, or its first part and the manifest",
-        f"start {service}; compare number of keys, when they expire, every key and value with the manifest",
-        f"start {', '.join(reversed(dependents))}",
-        "make the plan's requests through the gateway",
-    )

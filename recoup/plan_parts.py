@@ -151,8 +151,15 @@ class PostgresComponent(_Component):
     standby: Standby | None = None
 
 
+class RedisReplica(Frozen):
+    """A service that follows a Redis (REPLICAOF) and has its password; clients keep to the primary."""
+
+    service: Text
+    port: Port = 6379
+
+
 class RedisComponent(_Component):
-    """A Redis cache."""
+    """A Redis cache. ``replica``, where there is one, is the freshest source of a restore; it is no backup."""
 
     kind: Literal["redis"] = "redis"
     service: Text
@@ -161,6 +168,7 @@ class RedisComponent(_Component):
     password: Secret | None = None
     store: Name = "redis"
     backup: BackupPolicy | None = None
+    replica: RedisReplica | None = None
 
 
 class ServiceComponent(_Component):

@@ -118,6 +118,8 @@ def services_are_named_once(plan: Plan) -> Iterator[Problem]:
         services.append((("components", name, "service"), getattr(component, "service", None)))
         if isinstance(component, PostgresComponent) and component.standby:
             services.append((("components", name, "standby", "service"), component.standby.service))
+        if isinstance(component, RedisComponent) and component.replica:
+            services.append((("components", name, "replica", "service"), component.replica.service))
     yield from _twice(services, "the service", "a restart of one component would take the other one down")
     stores = ((("components", n, "store"), store_of(c)) for n, c in plan.components.items())
     yield from _twice(stores, "the store", "the backups of two components would be taken for each other's")

@@ -72,21 +72,28 @@ def check_redis_backup_can_begin(server: RedisServer, repository: Repository) ->
 
 @step(timeout=timedelta(hours=4), retries=1)
 def take_redis_backup(server: RedisServer, repository: Repository) -> RedisTaken:
+    """Take one set of the server's data; see publish_snapshot."""
+    return publish_snapshot(server, repository)
+
+
+def publish_snapshot(server: RedisServer, repository: Repository, reached: datetime | None = None) -> RedisTaken:
     """Snapshot, copy out, restore the copy into a throwaway server, measure it there, and publish the set.
 
-    Raises RecoveryError when any of it fails: no set is published then, and the older ones stay.
+    ``reached`` is the set's recovery point where the server itself does not know it: a replica is as old as what it
+    had last received. Raises RecoveryError when any of it fails: no set is published then, and the older ones stay.
     """
     started = now()
     try:
         with repository.staging(server.spec.store, started) as staged:
             with server.asking("a snapshot", state=_UNTOUCHED) as link:
                 program = program_of(link)
-                point = take_snapshot(link)
+                taken = take_snapshot(link)
                 place = layout(link)
                 release = link.info("server")["redis_version"]
             note("copying the snapshot out")
             server.stack.copy_out(server.spec.service, f"{place.directory}/{place.dump}", staged / RDB)
-            _prove_it_is_this_one(staged / RDB, point)
+            _prove_it_is_this_one(staged / RDB, taken)
+            point = _free(repository, server.spec.store, reached) if reached else taken
             with ThreadPoolExecutor(max_workers=1) as pool:
                 packing = pool.submit(pack, staged / RDB, staged / PACKED)
                 content = prove_copy(server, program, staged)
@@ -121,7 +128,8 @@ def take_redis_backup(server: RedisServer, repository: Repository) -> RedisTaken
         size=manifest.size,
         keys=sum(content.keys.values()),
         expiring=sum(content.expiring.values()),
-        pruned=repository.prune(server.spec.store, rule) if rule else (),
+        # The copy of a replica may stand behind an older one, and is about to be used.
+        pruned=repository.prune(server.spec.store, rule) if rule and reached is None else (),
     )
 
 
@@ -171,6 +179,13 @@ def _prove_it_is_this_one(rdb: Path, point: datetime) -> None:
             f"what was copied is an older snapshot, of {taken.astimezone(UTC):%Y-%m-%d %H:%M:%S}",
             next_step="see whether the server's dir and dbfilename are what CONFIG GET says",
         )
+
+
+def _free(repository: Repository, series: str, point: datetime) -> datetime:
+    # A replica that was detached is as old each time it is backed up, and no two sets have one name.
+    while (repository.root / set_id(series, point)).exists():
+        point += timedelta(microseconds=1)
+    return point
 
 
 def _holds(content: Content, release: str) -> RedisSnapshot:

@@ -55,10 +55,11 @@ wc -c <"$target"
 
 
 class RedisChosen(Frozen):
-    """The newest good backup set, and the newer ones that were skipped with the reason."""
+    """The set to restore, and the newer ones that were skipped with the reason; ``of_replica``: taken of it."""
 
     set_id: str
     recovery_point: datetime
+    of_replica: bool = False
     skipped: tuple[SkippedSet, ...] = ()
 
     def __str__(self) -> str:

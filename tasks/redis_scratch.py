@@ -30,6 +30,7 @@ RDB = "dump.rdb"
 PACKED = "dump.rdb.gz"
 _SOCKET, _CONFIGURATION = "scratch.sock", "scratch.conf"
 _BLOCK = 1 << 20
+_HEAD = 1024
 # Held by its standard input: whatever becomes of its maker, the server ends when the pipe is closed.
 _HELD = """
 program=$1; [ -x "$program" ] || program=$(command -v redis-server || command -v valkey-server) || exit 127
@@ -170,11 +171,23 @@ def read_detail(one: BackupSet) -> Detail:
 
 def snapshot_time(head: bytes) -> datetime | None:
     """Give the moment that stands at the beginning of an RDB (``ctime``, whole seconds); None when it says none."""
-    found = re.search(rb"\xfa\x05ctime(?:\xc2(?P<whole>.{4})|.(?P<digits>\d{10}))", head, re.DOTALL)
-    if not head.startswith((b"REDIS", b"VALKEY")) or found is None:
+    found = _whole_number(head, b"ctime")
+    return None if found is None else datetime.fromtimestamp(found, UTC)
+
+
+def snapshot_offset(head: bytes) -> tuple[str, int] | None:
+    """Give the history (``repl-id``) and the offset in it that an RDB reaches; None when its server had no replica."""
+    offset, history = _whole_number(head, b"repl-offset"), re.search(rb"\xfa\x07repl-id\x28([0-9a-f]{40})", head)
+    return (history[1].decode("ascii"), offset) if history and offset is not None else None
+
+
+def offset_of(one: BackupSet) -> tuple[str, int] | None:
+    """Give the history and offset that a set reaches; None when it does not say, or cannot be read."""
+    try:
+        with gzip.open(one.path / PACKED) as packed:
+            return snapshot_offset(packed.read(_HEAD))
+    except (OSError, EOFError):
         return None
-    whole = found["whole"]
-    return datetime.fromtimestamp(int.from_bytes(whole, "little") if whole else int(found["digits"]), UTC)
 
 
 def pack(source: Path, target: Path) -> None:
@@ -190,6 +203,16 @@ def unpack(source: Path, target: Path) -> None:
             shutil.copyfileobj(packed, plain, _BLOCK)
     except (OSError, EOFError) as error:
         raise RecoveryError(f"{source.name} cannot be unpacked: {first_line(error)}") from None
+
+
+def _whole_number(head: bytes, name: bytes) -> int | None:
+    # Auxiliary fields (0xFA): the name with its length, then a number of 1, 2 or 4 bytes, or digits with their length.
+    size = bytes([len(name)])
+    found = re.search(rb"\xfa" + re.escape(size + name) + rb"(\xc0.|\xc1..|\xc2....|[\x01-\x13]\d+)", head, re.DOTALL)
+    if not head.startswith((b"REDIS", b"VALKEY")) or found is None:
+        return None
+    code, rest = found[1][0], found[1][1:]
+    return int.from_bytes(rest, "little", signed=True) if code >= 0xC0 else int(rest[:code])
 
 
 def _loads(outcome: Outcome, seen: str) -> Check:

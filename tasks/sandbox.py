@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from recoup.errors import PreconditionError, RecoveryError
 from recoup.places import state_home
-from recoup.plan import ProcessSite, WalPolicy
+from recoup.plan import ComposeSite, ProcessSite, WalPolicy
 from recoup.stacks import proctable
 from tasks import sandbox_process
 from tasks.sandbox_plan import write_plan
@@ -55,12 +55,13 @@ def create(
     *,
     policy: WalPolicy | None = None,
     standby: bool = False,
+    redis_replica: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Sandbox:
     """Give a new sandbox, up and answering at its gateway; sandboxes of dead owners are cleaned away first.
 
     With a ``policy`` its WAL is received as it is written, by a service of its own; with a ``standby``, which needs a
-    policy, a second database follows the first.
+    policy, a second database follows the first; with ``redis_replica`` a second Redis.
 
     Takes seconds; gives up after 60 with RecoveryError naming the service and its last log lines. Whatever goes
     wrong, an interruption too, nothing is left behind.
@@ -69,7 +70,7 @@ def create(
         progress(f"cleaned away the abandoned sandbox {gone}")
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            return _create(kind, policy, standby, progress)
+            return _create(kind, policy, standby, redis_replica, progress)
         except sandbox_process.PortLost:
             if attempt == _ATTEMPTS:
                 raise
@@ -102,23 +103,29 @@ def sweep() -> tuple[str, ...]:
     return tuple(gone)
 
 
-def _create(kind: Kind, policy: WalPolicy | None, standby: bool, progress: Callable[[str], None]) -> Sandbox:
+def _create(
+    kind: Kind, policy: WalPolicy | None, standby: bool, redis_replica: bool, progress: Callable[[str], None]
+) -> Sandbox:
     state = state_home()
     _enterable(state / "sandboxes")
     identity = tokens.token_hex(4)
     directory = _claim(identity, kind)
+    receiver = policy is not None
+    site: ComposeSite | ProcessSite
     try:
         if kind == "process":
             _write_secrets(directory / "secrets")
-            receiver = policy is not None
-            url = sandbox_process.bring_up(directory, identity, state, progress, receiver=receiver, standby=standby)
-            plan = write_plan(directory, identity, ProcessSite(directory=directory), url, policy, standby)
+            url = sandbox_process.bring_up(
+                directory, identity, state, progress, receiver=receiver, standby=standby, redis_replica=redis_replica
+            )
+            site = ProcessSite(directory=directory)
         else:
             from tasks import sandbox_compose
 
-            receiver = policy is not None
-            site, url = sandbox_compose.bring_up(directory, identity, progress, receiver=receiver, standby=standby)
-            plan = write_plan(directory, identity, site, url, policy, standby)
+            site, url = sandbox_compose.bring_up(
+                directory, identity, progress, receiver=receiver, standby=standby, redis_replica=redis_replica
+            )
+        plan = write_plan(directory, identity, site, url, policy, standby, redis_replica)
     except BaseException:
         _destroy(directory, identity, kind)
         raise

@@ -23,12 +23,19 @@ from tasks.sandbox_process import wal_directory
 SANDBOX = Path(__file__).resolve().parent.parent / "infra" / "sandbox"
 CONTINUOUS = SANDBOX.parent / "postgres" / "compose.continuous.yaml"
 STANDBY = CONTINUOUS.with_name("compose.standby.yaml")
+REDIS_REPLICA = SANDBOX.parent / "redis" / "compose.replica.yaml"
 BUILD, UP = timedelta(minutes=30), timedelta(minutes=5)
 _ROUNDS = 5
 
 
 def bring_up(
-    directory: Path, sandbox_id: str, progress: Callable[[str], None], *, receiver: bool = False, standby: bool = False
+    directory: Path,
+    sandbox_id: str,
+    progress: Callable[[str], None],
+    *,
+    receiver: bool = False,
+    standby: bool = False,
+    redis_replica: bool = False,
 ) -> tuple[ComposeSite, str]:
     """Start a sandbox and give its site and the gateway's URL.
 
@@ -64,7 +71,8 @@ def bring_up(
     kept.mkdir(mode=0o700, exist_ok=True)
     for name in ("DB_PASSWORD", "SMOKE_USER", "SMOKE_PASSWORD"):
         _private(kept / name.lower(), values[name])
-    overrides = (*((CONTINUOUS,) if receiver else ()), *((STANDBY,) if standby else ()))
+    wanted = {CONTINUOUS: receiver, STANDBY: standby, REDIS_REPLICA: redis_replica}
+    overrides = tuple(path for path, here in wanted.items() if here)
     site = ComposeSite(
         file=SANDBOX / "compose.yaml", project=f"recoup-{sandbox_id}", env_file=env_file, overrides=overrides
     )

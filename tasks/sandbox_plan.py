@@ -13,6 +13,7 @@ from recoup.plan import (
     PostgresComponent,
     ProcessSite,
     RedisComponent,
+    RedisReplica,
     ServiceComponent,
     Standby,
     WalPolicy,
@@ -20,7 +21,15 @@ from recoup.plan import (
 )
 from recoup.stacks import Stack, open_stack
 from tasks.sandbox_configuration import make_configuration
-from tasks.sandbox_process import DATABASE, DATABASE_USER, HTTP_PORT, STANDBY, STANDBY_PORT, wal_directory
+from tasks.sandbox_process import (
+    DATABASE,
+    DATABASE_USER,
+    HTTP_PORT,
+    REDIS_REPLICA,
+    STANDBY,
+    STANDBY_PORT,
+    wal_directory,
+)
 
 _PLAN = Path(__file__).resolve().parent.parent / "infra" / "plan.yaml"
 _NODES = {"neo-n3": "neo-n3-rpc", "evm": "neo-x-rpc"}
@@ -33,6 +42,7 @@ def write_plan(
     url: str,
     policy: WalPolicy | None = None,
     standby: bool = False,
+    redis_replica: bool = False,
 ) -> Path:
     """Write ``directory/plan.yaml`` and give its path: every address, place and secret in it is the sandbox's own.
 
@@ -60,6 +70,9 @@ def write_plan(
     components = {
         name: _own(component, directory, stack, policy, standby) for name, component in plan.components.items()
     }
+    if redis_replica:
+        name, redis = moved.model_copy(update={"components": components}).redis()
+        components[name] = redis.model_copy(update={"replica": RedisReplica(service=REDIS_REPLICA)})
     path = directory / "plan.yaml"
     path.write_text(moved.model_copy(update={"components": components}).dump_yaml(), encoding="utf-8")
     return path

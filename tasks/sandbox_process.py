@@ -28,6 +28,7 @@ DATABASE_USER = "neo"
 HTTP_PORT = 8080
 RECEIVER = "wal-receiver"
 STANDBY, STANDBY_PORT = "postgres-standby", 5433
+REDIS_REPLICA = "redis-replica"
 _RESOURCES = Path(__file__).resolve().parent.parent / "infra" / "sandbox"
 # sun_path holds 108 bytes with its final zero; the longest name in the directory is ".s.PGSQL.65535.lock".
 _SOCKET_PATH_MAX = 107 - len("/.s.PGSQL.65535.lock")
@@ -54,6 +55,7 @@ class _Ports:
     postgres: int
     standby: int
     redis: int
+    redis_replica: int
     applications: dict[str, int]
 
 
@@ -65,6 +67,7 @@ def bring_up(
     *,
     receiver: bool = False,
     standby: bool = False,
+    redis_replica: bool = False,
 ) -> str:
     """Start every service of a new sandbox in ``directory`` and give the gateway's URL once its health is good.
 
@@ -75,7 +78,7 @@ def bring_up(
             f"PostgreSQL runs as the user {unprivileged()}, who cannot enter the sandbox's directory {directory}",
             next_step="set RECOUP_STATE to a directory that every user can enter",
         )
-    spec = _specification(directory, identity, state, receiver, standby)
+    spec = _specification(directory, identity, state, receiver, standby, redis_replica)
     (directory / "stack.json").write_text(spec.model_dump_json(indent=2), encoding="utf-8")
     stack = ProcessStack.open(directory)
     progress(f"starting {', '.join(stack.names)}")
@@ -103,30 +106,31 @@ def tear_down(directory: Path, identity: str) -> None:
     _short_socket_place(identity, remove=True)
 
 
-def _specification(directory: Path, identity: str, state: Path, receiver: bool, standby: bool) -> StackSpec:
+def _specification(
+    directory: Path, identity: str, state: Path, receiver: bool, standby: bool, redis_replica: bool
+) -> StackSpec:
     secrets = directory / "secrets"
     homes = directory / "services"
     programs = postgres_programs(state)
-    server = redis_server()
     user = unprivileged()
     ports = _free_ports()
     sockets = homes / "postgres" / "socket"
     if len(os.fsencode(sockets)) > _SOCKET_PATH_MAX:
         sockets = _short_socket_place(identity)
     databases = ("postgres", *((STANDBY,) if standby else ()))
-    for name in (*databases, "redis", *([RECEIVER] if receiver else []), *_APPLICATIONS):
+    for name in (*databases, *([RECEIVER] if receiver else []), *_APPLICATIONS):
         (homes / name).mkdir(parents=True)
     if user:
         entry = pwd.getpwnam(user)
         for name in databases:
             os.chown(homes / name, entry.pw_uid, entry.pw_gid)
-    data = {name: homes / name / "data" for name in ("postgres", "redis")}
+    data = homes / "postgres" / "data"
     postgres = ServiceSpec(
         name="postgres",
         argv=(sys.executable, "-I", "-S", str(_RESOURCES / "process" / "start_postgres.py")),
         home=homes / "postgres",
         env={
-            "PGDATA": str(data["postgres"]),
+            "PGDATA": str(data),
             "PGHOST": str(sockets),
             "PGPORT": str(ports.postgres),
             "POSTGRES_USER": DATABASE_USER,
@@ -141,7 +145,7 @@ def _specification(directory: Path, identity: str, state: Path, receiver: bool, 
         stop_signal="SIGINT",
         port=5432,
         listens=ports.postgres,
-        data=data["postgres"],
+        data=data,
         health=Probe(kind="program", argv=("pg_isready", "--quiet", "--host=127.0.0.1", f"--port={ports.postgres}")),
     )
     wal_receiver = ServiceSpec(
@@ -161,25 +165,16 @@ def _specification(directory: Path, identity: str, state: Path, receiver: bool, 
         user=user,
         drops=user is not None,
     )
-    redis = ServiceSpec(
-        name="redis",
-        argv=(sys.executable, "-I", "-S", str(_RESOURCES / "process" / "start_redis.py")),
-        home=homes / "redis",
-        env={"REDIS_SERVER": str(server), "REDIS_DATA": str(data["redis"]), "PORT": str(ports.redis)},
-        secrets={"REDIS_PASSWORD": f"file:{secrets / 'redis_password'}"},
-        bin=(server.parent,),
-        port=6379,
-        listens=ports.redis,
-        data=data["redis"],
-        health=Probe(kind="tcp"),
-    )
+    redis = [_redis("redis", homes / "redis", secrets, ports.redis)]
+    if redis_replica:
+        redis.append(_redis(REDIS_REPLICA, homes / REDIS_REPLICA, secrets, ports.redis_replica, of=ports.redis))
     applications = tuple(_application(name, homes / name, secrets, ports, standby) for name in _APPLICATIONS)
     return StackSpec(
         name=f"recoup-{identity}",
         sandbox=identity,
         services=(
             postgres,
-            redis,
+            *redis,
             *((wal_receiver,) if receiver else ()),
             *((_standby(postgres, ports, homes / STANDBY, sockets),) if standby else ()),
             *applications,
@@ -210,6 +205,28 @@ def _standby(postgres: ServiceSpec, ports: _Ports, home: Path, sockets: Path) ->
             "data": home / "data",
             "health": probe,
         }
+    )
+
+
+def _redis(name: str, home: Path, secrets: Path, port: int, of: int | None = None) -> ServiceSpec:
+    server = redis_server()
+    home.mkdir(parents=True)
+    return ServiceSpec(
+        name=name,
+        argv=(sys.executable, "-I", "-S", str(_RESOURCES / "process" / "start_redis.py")),
+        home=home,
+        env={
+            "REDIS_SERVER": str(server),
+            "REDIS_DATA": str(home / "data"),
+            "PORT": str(port),
+            **({"REPLICA_OF": str(of)} if of else {}),
+        },
+        secrets={"REDIS_PASSWORD": f"file:{secrets / 'redis_password'}"},
+        bin=(server.parent,),
+        port=6379,
+        listens=port,
+        data=home / "data",
+        health=Probe(kind="tcp"),
     )
 
 
@@ -278,8 +295,9 @@ def _failure(stack: ProcessStack, state: ServiceState) -> RecoveryError:
 
 
 def _free_ports() -> _Ports:
-    numbers = iter(_free(3 + len(_APPLICATIONS)))
-    return _Ports(next(numbers), next(numbers), next(numbers), {name: next(numbers) for name in _APPLICATIONS})
+    numbers = iter(_free(4 + len(_APPLICATIONS)))
+    postgres, standby, redis, replica = (next(numbers) for _ in range(4))
+    return _Ports(postgres, standby, redis, replica, {name: next(numbers) for name in _APPLICATIONS})
 
 
 def _free(count: int) -> list[int]:

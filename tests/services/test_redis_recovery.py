@@ -19,7 +19,8 @@ from deployments.backup_commands import backup_now
 from deployments.redis_commands import recover_redis_command
 from flows.database import When
 from flows.procedure import watched_by
-from flows.redis_store import RedisRecovery, preview, recover_redis, run_redis_backup, run_redis_recovery
+from flows.redis_preview import preview
+from flows.redis_store import RedisRecovery, recover_redis, run_redis_backup, run_redis_recovery
 from recoup.catalog import Repository
 from recoup.errors import PreconditionError, RecoveryError
 from recoup.ledger import Ledger
@@ -173,12 +174,7 @@ class TestRecovered:
     def test_a_killed_recovery_goes_on(self, platform: Platform, at: str) -> None:
         platform.client().flushall()
         began = now()
-        child = multiprocessing.get_context("forkserver").Process(
-            target=_recover_and_die, args=(platform.path, began, at)
-        )
-        child.start()
-        child.join(60)
-        assert child.exitcode == -signal.SIGKILL
+        killed_at(platform, began, at)
         record = platform.recover(began)
         recovered(record)
         assert any(step.resumed for step in record.steps)
@@ -285,12 +281,21 @@ def answered(platform: Platform) -> bool:
         return False
 
 
+def killed_at(platform: Platform, began: datetime, at: str) -> None:
+    """Recover in a process that is killed where it notes that text, or tells of a step ``step NAME OUTCOME``."""
+    child = multiprocessing.get_context("forkserver").Process(target=_recover_and_die, args=(platform.path, began, at))
+    child.start()
+    child.join(90)
+    assert child.exitcode == -signal.SIGKILL
+
+
 class _Killer(Silent):
     def __init__(self, at: str) -> None:
         self._at = at
 
     def step(self, step: StepRecord) -> None:
         assert step.outcome is not StepOutcome.FAILED, step.detail
+        self.note(f"step {step.name} {step.outcome}")
 
     def note(self, text: str) -> None:
         if self._at in text:

@@ -179,6 +179,11 @@ BROKEN = {
         "components.redis.service",
         "the service 'postgres' is there twice",
     ),
+    "replica of itself": (
+        put(C, "redis", "replica", to={"service": "redis"}),
+        "components.redis.replica.service",
+        "the service 'redis' is there twice",
+    ),
     "store twice": (
         lambda d: (d[C]["configuration"].update(store="contracts"), d["objectives"]["rpo"].pop("configuration")),
         "components.configuration.store",
