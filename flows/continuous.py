@@ -16,7 +16,8 @@ from recoup.stacks import Stack, open_stack
 from tasks.postgres import Server
 from tasks.postgres_base import BaseTaken, begin_anew, take_base_backup
 from tasks.postgres_base_verify import verify_base_backup
-from tasks.postgres_replay import ChosenBase, Replayed, Resumed, replay_wal, start_replayed
+from tasks.postgres_choice import ChosenBase
+from tasks.postgres_replay import Replayed, Resumed, replay_wal, start_replayed
 from tasks.wal_receiver import prepare_continuous
 
 
@@ -59,6 +60,7 @@ def replay(run: Run, server: Server, repository: Repository, base: ChosenBase, t
     run.backup = BackupUse(
         set_id=base.set_id, recovery_point=base.recovery_point, skipped=base.skipped, why=f"continuous: {base.why}"
     )
+    to = base.to or to
     done = step("Replay the WAL on a base backup", replay_wal, server, repository, base.set_id, to, label, scratch)
     run.checks.extend(done.checks)
     run.state_left = f"old data kept at {done.aside}" if done.aside else ""

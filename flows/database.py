@@ -23,9 +23,10 @@ from recoup.records import BackupUse, Check, Outcome, RecoveryRecord, Subject
 from recoup.target import parse_target
 from tasks.copies import CopyPlace
 from tasks.postgres import Condition, Diagnosis, Server, crash_safe
+from tasks.postgres_choice import ChosenBase, choose_base
 from tasks.postgres_compare import check_integrity
 from tasks.postgres_diagnosis import diagnose_database, restart_database
-from tasks.postgres_replay import ChosenBase, Replayed, choose_base, replay_wal
+from tasks.postgres_replay import Replayed, replay_wal
 from tasks.postgres_restore import (
     Chosen,
     choose_backup,

@@ -11,9 +11,9 @@ from recoup.plan import Plan
 from recoup.stacks import open_stack
 from recoup.target import parse_target
 from tasks.postgres import Condition, Server
+from tasks.postgres_choice import find_base
 from tasks.postgres_diagnosis import look
 from tasks.postgres_load import legacy_command, restore_command
-from tasks.postgres_replay import find_base
 from tasks.postgres_restore import find_backup
 from tasks.postgres_standby import find_standby
 from tasks.services import services_of
@@ -55,7 +55,7 @@ def preview(plan: Plan, request: DatabaseRecovery) -> tuple[str, ...]:
         else:
             return (
                 *lines,
-                f"replay the WAL on base backup {base} to {parse_target(request.to)}",
+                f"replay the WAL on base backup {base} to {parse_target(base.to)}",
                 f"stop {', '.join(dependents)} and {server.spec.service}; move its data aside, whole",
                 "unpack, pg_verifybackup, replay, see that all that was received and the last heartbeat are there",
                 f"start {server.spec.service}, receive its WAL again, start {', '.join(reversed(dependents))}",

@@ -22,7 +22,8 @@ from recoup.records import BackupUse, Check, Frozen, Outcome, RecoveryRecord, Su
 from recoup.target import parse_target
 from tasks.copies_fetch import copies_of
 from tasks.postgres import Server
-from tasks.postgres_replay import choose_base, restored_server
+from tasks.postgres_choice import choose_base
+from tasks.postgres_replay import restored_server
 from tasks.postgres_restore import choose_backup
 from tasks.postgres_table import restore_table
 from tasks.postgres_verify import Copy, restored_copy
@@ -136,6 +137,7 @@ def _scratch(run: Run, request: ScratchRestore) -> Iterator[Copy]:
         if not base.set_id:
             raise RecoveryError(f"it cannot be restored to {target}: {base.why}", state="nothing was changed")
         run.backup = BackupUse(set_id=base.set_id, recovery_point=base.recovery_point, skipped=base.skipped)
+        target = parse_target(base.to or request.to)
         with (
             watching(Watched(run.steps.watcher)),
             restored_server(server, repository, base.set_id, target, scratch) as (beside, checks),

@@ -91,8 +91,8 @@ class DatabaseDump(Frozen):
 class BaseBackup(Frozen):
     """A physical copy of a whole server (``pg_basebackup``), from which WAL is replayed.
 
-    LSNs are written as PostgreSQL does (``0/3000028``). The data is consistent from ``stop_lsn`` on. An incremental one
-    needs the set ``parent`` (manual, section 25.3.3).
+    LSNs are written as PostgreSQL does (``0/3000028``). The data is consistent from ``stop_lsn`` on, which was reached
+    before ``stopped`` by the server's clock. An incremental one needs the set ``parent`` (manual, section 25.3.3).
     """
 
     kind: Literal["base"] = "base"
@@ -104,6 +104,7 @@ class BaseBackup(Frozen):
     segment_size: int
     compression: str
     parent: str = ""
+    stopped: AwareDatetime | None = None
 
 
 class RedisSnapshot(Frozen):

@@ -136,6 +136,21 @@ def left_behind(root: Path, base: BaseBackup) -> str:
 
 
 @may_read()
+def on_the_way(dirs: tuple[Path, ...], base: BaseBackup, timeline: int, lsn: int) -> bool:
+    """Say whether a replay to the latest moment has to come past an LSN of a timeline.
+
+    A restore may have undone it; of a timeline that nothing tells of yet it has not.
+    """
+    histories = _histories(dirs)
+    line, _ = _line(histories, base)
+    newest = line[-1][0] if line else base.timeline
+    if timeline >= newest:
+        return True
+    left = histories.get(newest, {}).get(timeline)
+    return left is not None and lsn <= left
+
+
+@may_read()
 def in_order(dirs: tuple[Path, ...], base: BaseBackup) -> Mapping[int, Path]:
     """Give by number the segments a replay goes through, up to the first that is missing; the last may be partial."""
     files = _files(dirs, base.segment_size)

@@ -42,6 +42,12 @@ def received_to(dirs: tuple[Path, ...], base: BaseBackup) -> int:
     return 0
 
 
+def behind(dirs: tuple[Path, ...], base: BaseBackup, lsn: int, length: int) -> int:
+    """Give where the record can begin that comes after one of so many bytes."""
+    wal = _Wal(in_order(dirs, base), base.segment_size)
+    return wal.record_at(wal.behind(lsn, length))
+
+
 def rest(dirs: tuple[Path, ...], base: BaseBackup, reached: int, end: int) -> Rest:
     """Say what is left of the WAL after the LSN a replay reached, of what had been received when it began (``end``)."""
     wal = _Wal(in_order(dirs, base), base.segment_size)

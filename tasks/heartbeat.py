@@ -6,6 +6,7 @@ restored to the latest moment must hold it.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,42 +18,105 @@ import psycopg
 from pydantic import AwareDatetime, ValidationError
 
 from recoup.errors import RecoupError, first_line
-from recoup.records import Frozen
-from recoup.wal import parse_lsn
+from recoup.manifest import BaseBackup
+from recoup.records import Frozen, now
+from recoup.wal import on_the_way, parse_lsn
 from tasks.postgres import Connection, Role, Server, identity, live_role
 from tasks.postgres_standby_build import behind
 from tasks.wal_receiver import continuous_of, receiver_of, set_synchronous
 
 WITNESS = "witness.json"
+CLOCKS_AGREE = timedelta(seconds=2)
 _BEAT = timedelta(seconds=5)
 
 _MAKE = """
 CREATE SCHEMA IF NOT EXISTS recoup;
-CREATE TABLE IF NOT EXISTS recoup.heartbeat (id int PRIMARY KEY CHECK (id = 1), at timestamptz NOT NULL)
+CREATE TABLE IF NOT EXISTS recoup.heartbeat (id int PRIMARY KEY CHECK (id = 1), at timestamptz NOT NULL);
+ALTER TABLE recoup.heartbeat ADD COLUMN IF NOT EXISTS count bigint NOT NULL DEFAULT 0
 """
+# Counted, for a clock may be set back.
 _WRITE = """
-INSERT INTO recoup.heartbeat VALUES (1, clock_timestamp()) ON CONFLICT (id) DO UPDATE SET at = excluded.at RETURNING at
+INSERT INTO recoup.heartbeat AS was (id, at, count) VALUES (1, clock_timestamp(), 1)
+ON CONFLICT (id) DO UPDATE SET at = excluded.at, count = was.count + 1 RETURNING at, count
 """
+_NOT_YET = (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedColumn)
 
 
 class Witness(Frozen):
-    """A heartbeat that the receiver had: of which server, when, and the LSN behind it."""
+    """A heartbeat that the receiver had: of which server and timeline, the how-manieth, and the LSN behind it.
+
+    ``at`` is by the server's clock, ``seen`` by that of this machine.
+    """
 
     system_identifier: str
     at: AwareDatetime
     lsn: str
+    timeline: int | None = None
+    count: int = 0
+    seen: AwareDatetime | None = None
+
+    @property
+    def ahead(self) -> timedelta:
+        """How far the server's clock was ahead of this machine's; zero where they agree as far as can be told."""
+        apart = self.at - self.seen if self.seen else timedelta(0)
+        return apart if abs(apart) > CLOCKS_AGREE else timedelta(0)
+
+    def demanded(self, dirs: tuple[Path, ...], base: BaseBackup) -> bool:
+        """Say whether what is replayed on a base backup must hold it: of this server, and of a history not undone."""
+        if self.system_identifier != base.system_identifier:
+            return False
+        return self.timeline is None or on_the_way(dirs, base, self.timeline, parse_lsn(self.lsn))
 
 
 def beat(server: Server) -> Witness:
     """Write the heartbeat and give it; never waits for a synchronous standby."""
     with server.connect(statement=_BEAT) as connection:
         connection.execute("SET synchronous_commit = local")
-        if last_heartbeat(connection) is None:
+        try:
+            row = connection.execute(_WRITE).fetchone()
+        except _NOT_YET:
             connection.execute(_MAKE)
-        row = connection.execute(_WRITE).fetchone()
-        lsn = connection.execute("SELECT pg_current_wal_flush_lsn()::text").fetchone()
+            row = connection.execute(_WRITE).fetchone()
+        seen = now()
+        lsn = connection.execute(
+            "SELECT lsn::text, pg_walfile_name(lsn) FROM pg_current_wal_flush_lsn() lsn"
+        ).fetchone()
         assert row is not None and isinstance(row[0], datetime) and lsn is not None
-        return Witness(system_identifier=identity(connection), at=row[0].astimezone(UTC), lsn=str(lsn[0]))
+        return Witness(
+            system_identifier=identity(connection),
+            at=row[0].astimezone(UTC),
+            lsn=str(lsn[0]),
+            timeline=int(str(lsn[1])[:8], 16),
+            count=int(str(row[1])),
+            seen=seen,
+        )
+
+
+def renew_witness(server: Server, patience: timedelta) -> bool:
+    """Write a heartbeat and note it as soon as it was received; False when it was not within that time.
+
+    After a restore the witness there is may be of what the restore has undone.
+    """
+    policy = continuous_of(server)
+    if policy.heartbeat is None:
+        return False
+    written, until = beat(server), time.monotonic() + patience.total_seconds()
+    while time.monotonic() < until:
+        found = receiver_of(server)
+        if found.streaming and parse_lsn(found.flushed) >= parse_lsn(written.lsn):
+            _note(policy.wal, written)
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def heartbeats(connection: Connection) -> int:
+    """Give how many heartbeats a database has had; 0 when they were not counted yet."""
+    try:
+        row = connection.execute("SELECT count FROM recoup.heartbeat").fetchone()
+    except _NOT_YET:
+        return 0
+    return int(str(row[0])) if row else 0
 
 
 def last_heartbeat(connection: Connection) -> datetime | None:
@@ -153,6 +217,6 @@ def _hold_to_policy(
 
 
 def _note(wal: Path, witness: Witness) -> None:
-    new = wal / f"{WITNESS}.new"
+    new = wal / f"{WITNESS}.{os.getpid()}.new"
     new.write_text(witness.model_dump_json(), encoding="utf-8")
     new.rename(wal / WITNESS)

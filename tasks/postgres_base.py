@@ -123,6 +123,8 @@ def take_base(server: Server, repository: Repository, incremental: bool) -> Base
                 note("the last base backup is of a history that was left: a full one is taken")
                 parent = None
                 compression = _copy(server, staged, sockets, parent)
+            with server.connect(server.spec.maintenance_database) as connection:
+                stopped = server_now(connection)
             wal = _read(staged / "base" / "backup_manifest")
             manifest = Manifest(
                 set_id=set_id(series(server), point),
@@ -141,6 +143,7 @@ def take_base(server: Server, repository: Repository, incremental: bool) -> Base
                     segment_size=size,
                     compression=compression,
                     parent=parent.set_id if parent else "",
+                    stopped=stopped,
                 ),
                 files=entries(staged),
             )

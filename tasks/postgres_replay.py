@@ -11,45 +11,25 @@ from pathlib import Path
 
 import psycopg
 
-from recoup.catalog import BackupSet, Repository, problems
+from recoup.catalog import Repository
 from recoup.errors import RecoupError, RecoveryError, first_line
 from recoup.manifest import BaseBackup
-from recoup.records import Check, Frozen, Outcome, SkippedSet, Subject
+from recoup.records import Check, Frozen, Outcome, Subject, now
 from recoup.target import Target, parse_target
-from recoup.wal import Reach, parse_lsn, places, reach, timeline_of, write_lsn
+from recoup.wal import Reach, parse_lsn, reach, timeline_of, write_lsn
 from recoup.wal_rest import received_to, rest
-from tasks.copies import CopyPlace
-from tasks.copies_sync import fetch_from_any
-from tasks.heartbeat import Witness, last_heartbeat, witness_of
+from tasks.heartbeat import CLOCKS_AGREE, Witness, heartbeats, last_heartbeat, renew_witness, witness_of
 from tasks.postgres import Condition, Role, Server, live_role, wait_until_it_answers
 from tasks.postgres_base import chain, series
 from tasks.postgres_beside import Place, place_in, running
+from tasks.postgres_choice import received_dirs
 from tasks.step import note, step
 from tasks.wal_receiver import continuous_of, have_it_received, set_synchronous, wait_for_receiver
-from tasks.wal_shipping import bring_wal
 
 REPLAY = timedelta(hours=8)
 RECONNECTS = timedelta(seconds=15)
+WITNESSED_AGAIN = timedelta(seconds=10)
 WITNESSED = "the last heartbeat that was received is there"
-
-
-class ChosenBase(Frozen):
-    """The newest base backup that can be replayed to the target, and the newer ones that were passed over.
-
-    With an empty ``set_id`` there is none, and ``why`` says why not.
-    """
-
-    set_id: str = ""
-    recovery_point: datetime | None = None
-    reaches: str = ""
-    skipped: tuple[SkippedSet, ...] = ()
-    why: str = ""
-
-    def __str__(self) -> str:
-        if not self.set_id:
-            return f"none: {self.why}"
-        skipped = "; ".join(f"{one.set_id} ({one.reason})" for one in self.skipped)
-        return f"{self.set_id}, WAL whole up to {self.reaches}" + (f"; skipped {skipped}" if skipped else "")
 
 
 class Replayed(Frozen):
@@ -73,58 +53,6 @@ class Resumed(Frozen):
 
     def __str__(self) -> str:
         return f"it answers; {self.seen}"
-
-
-@step(timeout=timedelta(hours=1))
-def choose_base(server: Server, repository: Repository, to: str, copies: tuple[CopyPlace, ...] = ()) -> ChosenBase:
-    """Give the base backup to replay, or why there is none; see find_base.
-
-    Where none is good here, one is fetched from the first copy that has it, with the WAL that was shipped there.
-    """
-    target = parse_target(to)
-    try:
-        return find_base(server, repository, target)
-    except RecoveryError as error:
-        reasons = [error.what]
-    for copy in copies:
-        note(f"{reasons[-1]}; looking in {copy.name}")
-        try:
-            fetched = fetch_from_any((copy,), series(server), repository)
-            base = repository.get(series(server), fetched.use.set_id or "").base
-            if base:
-                brought = bring_wal(copy, continuous_of(server).wal, base.system_identifier)
-                note(f"{brought} files of WAL came from {copy.name}")
-            return find_base(server, repository, target)
-        except RecoupError as error:
-            reasons.append(error.what)
-    return ChosenBase(why="; ".join(reasons))
-
-
-def find_base(server: Server, repository: Repository, target: Target) -> ChosenBase:
-    """Give the newest base backup before the target whose files are whole and whose WAL has no gap.
-
-    Raises RecoveryError naming what is wrong with each when there is none.
-    """
-    skipped: list[SkippedSet] = []
-    for one in repository.sets(series(server)):
-        note(f"verifying {one.set_id}")
-        wrong = one.broken or _unfit(server, repository, one, target)
-        if not wrong and one.manifest and one.base:
-            end = reach(_wal(server, one.base), one.base)
-            return ChosenBase(
-                set_id=one.set_id,
-                recovery_point=one.manifest.recovery_point,
-                reaches=write_lsn(end.whole),
-                skipped=tuple(skipped),
-                why="the base backup is whole and the WAL received since has no gap",
-            )
-        skipped.append(SkippedSet(set_id=one.set_id, reason=wrong))
-    looked = "; ".join(f"{one.set_id}: {one.reason}" for one in skipped) or "there is none"
-    raise RecoveryError(
-        f"no base backup can be replayed to {target}: {looked}",
-        state="no data was touched",
-        next_step="restore from a dump instead (recoup recover database --backup latest --from dump)",
-    )
 
 
 @step(timeout=REPLAY)
@@ -157,7 +85,19 @@ def replay_wal(server: Server, repository: Repository, set_id: str, to: str, lab
             state=f"the old data are at {aside}; {server.spec.service} is stopped",
             next_step="recover from a dump: recoup recover database --from dump",
         )
-    return Replayed(aside=aside, reached=reached, recovery_point=point, checks=checks)
+    return Replayed(aside=aside, reached=reached, recovery_point=by_our_clock(server, point), checks=checks)
+
+
+def by_our_clock(server: Server, point: datetime | None) -> datetime | None:
+    """Give a moment read from a server's data by the clock of this machine, by which outages are measured.
+
+    None when it would still be to come: what is lost must not be told by a clock that is wrong.
+    """
+    witness = witness_of(continuous_of(server).wal)
+    if point and witness and witness.ahead:
+        note(f"the server's clock was {witness.ahead.total_seconds():.0f} s ahead of this machine's")
+        point -= witness.ahead
+    return None if point and point > now() + CLOCKS_AGREE else point
 
 
 def _let_it_be_received(server: Server) -> None:
@@ -195,7 +135,9 @@ def resume_receiving(server: Server) -> Resumed:
 def receive_again(server: Server) -> Resumed:
     """Have the WAL of a server received that has just come back; only ``zero-loss`` that waits cannot do without."""
     try:
-        return Resumed(received=True, seen=str(have_it_received(server)))
+        found = have_it_received(server)
+        renew_witness(server, WITNESSED_AGAIN)
+        return Resumed(received=True, seen=str(found))
     except RecoveryError as error:
         if continuous_of(server).policy == "zero-loss" and continuous_of(server).without_receiver == "wait":
             raise
@@ -214,7 +156,7 @@ class Received:
     @classmethod
     def since(cls, server: Server, base: BaseBackup, *, newest: int | None = None) -> Received:
         """Give what has been received by now since a base backup began, up to the ``newest`` timeline that counts."""
-        dirs = tuple(one for one in _wal(server, base) if newest is None or timeline_of(one) <= newest)
+        dirs = tuple(one for one in received_dirs(server, base) if newest is None or timeline_of(one) <= newest)
         return cls(dirs, reach(dirs, base), received_to(dirs, base), witness_of(continuous_of(server).wal))
 
 
@@ -252,29 +194,6 @@ def restored_server(
             yield beside, _looked(beside, one.base, there, target, len(sets))
 
 
-def _unfit(server: Server, repository: Repository, one: BackupSet, target: Target) -> str:
-    if one.base is None or one.manifest is None:
-        return "it is no base backup"
-    if target.time and one.manifest.ended > target.time:
-        return "it was taken after that moment"
-    if target.lsn and parse_lsn(one.base.stop_lsn) > parse_lsn(target.lsn):
-        return "it was taken after that LSN"
-    if one.verified and one.verified.failed:
-        return "its restore test failed"
-    try:
-        for part in chain(repository, one):
-            if wrong := problems(part):
-                return f"{part.set_id}: {wrong}" if part is not one else wrong
-    except RecoupError as error:
-        return error.what
-    # Beyond a gap nothing is reached; whether the target lies before it, only a replay would tell.
-    return reach(_wal(server, one.base), one.base).wrong
-
-
-def _wal(server: Server, base: BaseBackup) -> tuple[Path, ...]:
-    return places(continuous_of(server).wal, base.system_identifier)
-
-
 def _wait_for_promotion(beside: Server, place: Place, base: BaseBackup, end: Reach) -> None:
     start = parse_lsn(base.start_lsn)
     span = max(end.whole - start, 1)
@@ -295,11 +214,11 @@ def _wait_for_promotion(beside: Server, place: Place, base: BaseBackup, end: Rea
         assert row is not None
         if not row[0]:
             return
-        now = time.monotonic()
-        if now - told >= 1:
-            told = now
+        moment = time.monotonic()
+        if moment - told >= 1:
+            told = moment
             done = max(parse_lsn(str(row[1])) - start, 0)
-            rate = done / max(now - began, 0.1)
+            rate = done / max(moment - began, 0.1)
             left = f", {max(span - done, 0) / rate:.0f} s left" if rate else ""
             note(f"replayed {done / 1e6:.0f} of {span / 1e6:.0f} MB of WAL{left}")
         time.sleep(0.05)
@@ -331,15 +250,16 @@ def _looked(beside: Server, base: BaseBackup, there: Received, target: Target, p
 def nothing_is_left(beside: Server, base: BaseBackup, there: Received, reached: str) -> tuple[Check, ...]:
     """Check that a server which replayed up to an LSN holds all that had been received, the last heartbeat too."""
     with beside.connect() as connection:
-        beaten = last_heartbeat(connection)
+        beaten, beats = last_heartbeat(connection), heartbeats(connection)
     left = rest(there.dirs, base, parse_lsn(reached), there.upto)
     replayed = _check("all that was received is replayed", f"up to {write_lsn(there.upto)}", left.damaged, reached)
     if left.unclear:
         replayed = replayed.model_copy(update={"outcome": Outcome.UNPROVEN, "seen": left.unclear})
     checks = [replayed]
-    witness = there.witness
-    if witness and witness.system_identifier == base.system_identifier:
-        lost = "" if beaten and beaten >= witness.at else f"{beaten or 'none'}"
+    witness = there.witness if there.witness and there.witness.demanded(there.dirs, base) else None
+    if witness:
+        held = beats >= witness.count if witness.count else beaten is not None and beaten >= witness.at
+        lost = "" if held else f"{beaten or 'none'}"
         if parse_lsn(reached) < parse_lsn(witness.lsn):
             lost = f"{reached} is before {witness.lsn}, which had been received"
         checks.append(_check(WITNESSED, f"{witness.at}", lost, f"{beaten}"))
@@ -350,7 +270,7 @@ def nothing_is_left(beside: Server, base: BaseBackup, there: Received, reached: 
                 subject=Subject.DATA,
                 outcome=Outcome.UNPROVEN,
                 expected="a heartbeat, and its witness beside the WAL",
-                seen=f"heartbeat {beaten}, no witness: does recoup watch run?",
+                seen=f"heartbeat {beaten}, no witness of this history: does recoup watch run?",
             )
         )
     return tuple(checks)

@@ -22,12 +22,13 @@ from recoup.plan import (
     RedisComponent,
 )
 from recoup.readiness import PlaceSeen, StoreSeen
+from recoup.records import now
 from recoup.stacks import open_stack
 from recoup.wal import parse_lsn, places, reach
 from tasks.configuration import Configuration
 from tasks.configuration_backup import unprotected_drift
 from tasks.copies import CopyPlace
-from tasks.heartbeat import witness_of
+from tasks.heartbeat import CLOCKS_AGREE, witness_of
 from tasks.postgres import Server
 from tasks.postgres_standby_build import pair_of
 
@@ -93,17 +94,24 @@ def received_until(
     base = next((holds for holds in bases if isinstance(holds, BaseBackup)), None)
     if base is None:
         return None, "there is no base backup to replay it on"
-    found = reach(places(wal, base.system_identifier), base)
-    if found.wrong:
-        return None, found.wrong
-    witness = witness_of(wal)
-    if component.continuous.heartbeat is None:
-        return None, ""
-    if witness is None or witness.system_identifier != base.system_identifier:
-        return None, f"no heartbeat of this server has been noted in {wal}"
+    try:
+        dirs = places(wal, base.system_identifier)
+        found = reach(dirs, base)
+        if found.wrong:
+            return None, found.wrong
+        witness = witness_of(wal)
+        if component.continuous.heartbeat is None:
+            return None, ""
+        if witness is None or not witness.demanded(dirs, base):
+            return None, f"no heartbeat of this server, and of its present history, has been noted in {wal}"
+    except RecoupError as error:
+        return None, first_line(error)
     if parse_lsn(witness.lsn) > found.whole + (base.segment_size if found.partial else 0):
         return None, f"it ends before the last heartbeat, {witness.lsn}"
-    return witness.at, ""
+    seen = witness.seen or witness.at
+    if seen > now() + CLOCKS_AGREE:
+        return None, f"the last heartbeat was noted at {seen}, which is still to come: a clock was set back"
+    return seen, ""
 
 
 def _standby(plan: Plan, name: str, component: Component) -> tuple[str, bool]:

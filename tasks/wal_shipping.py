@@ -7,6 +7,7 @@ SHA-256 of what is stored. A segment that is still being received is sent again 
 from __future__ import annotations
 
 import gzip
+import os
 import re
 import shutil
 import tempfile
@@ -88,7 +89,9 @@ class Shipper:
             return False
         with tempfile.TemporaryDirectory(prefix="recoup-wal-") as spool:
             packed = Path(spool) / "packed"
-            with path.open("rb") as source, gzip.open(packed, "wb", compresslevel=1) as target:
+            # When WAL came in last is what tells how far it is known to be all there is.
+            written = found.st_mtime_ns // 10**9
+            with path.open("rb") as source, gzip.GzipFile(packed, "wb", compresslevel=1, mtime=written) as target:
                 shutil.copyfileobj(source, target, 1 << 20)
             if self.copy.spec.recipients:
                 encrypt_file(packed, packed.with_suffix(SUFFIX), self.copy.spec.recipients)
@@ -193,8 +196,10 @@ def _bring(copy: CopyPlace, one: Stored, target: Path) -> None:
             decrypt_file(packed, Path(spool) / "opened", copy.spec.identity)
             packed = Path(spool) / "opened"
         try:
-            with gzip.open(packed) as source, beside.open("wb") as into:
+            with gzip.GzipFile(packed) as source, beside.open("wb") as into:
                 shutil.copyfileobj(source, into, 1 << 20)
+                written = source.mtime or 0
+            os.utime(beside, (written, written))
         except (EOFError, gzip.BadGzipFile) as error:
             beside.unlink(missing_ok=True)
             raise DamagedError(f"{one.key} in {copy.name} cannot be unpacked: {error}") from None

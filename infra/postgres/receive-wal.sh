@@ -20,8 +20,12 @@ receive() {
   $as_server pg_receivewal --no-password --slot="$SLOT" --create-slot --if-not-exists || return 1
   # A disk that was full, or a kill, may have left a segment too short for pg_receivewal, which would refuse it for ever.
   size=$($as_server psql -XAtq "dbname=postgres replication=database" -c 'SHOW wal_segment_size') || return 1
+  bytes=$(($(echo "$size" | sed 's/MB$/ * 1048576/; s/GB$/ * 1073741824/')))
   for file in "$directory"/*.partial; do
-    [ ! -s "$file" ] || $as_server truncate -s "${size%B}" "$file" || return 1
+    # One of the right size keeps the time at which something was last received into it.
+    if [ -s "$file" ] && [ "$(wc -c <"$file")" -ne "$bytes" ]; then
+      $as_server truncate -s "$bytes" "$file" || return 1
+    fi
   done
   echo "receiving into $directory"
   # Written and reported at once: a server that waits for this one waits no longer than for its own disk.

@@ -18,7 +18,8 @@ from recoup.target import Target
 from recoup.wal import Segment, parse_lsn, reach
 from tasks.heartbeat import beat, last_heartbeat, watching, witness_of
 from tasks.postgres_base import prune_wal, take_base_backup
-from tasks.postgres_replay import WITNESSED, find_base
+from tasks.postgres_choice import find_base
+from tasks.postgres_replay import WITNESSED
 from tasks.wal_receiver import have_it_received, prepare_continuous, receiver_of, wait_for_receiver
 from tests.continuous import RECEIVER, Continuous, continuous, failed
 from tests.stack_behaviour import eventually

@@ -18,7 +18,7 @@ from recoup.target import Target
 from tasks.heartbeat import Witness
 from tasks.postgres import Server
 from tasks.postgres_base import BaseTaken
-from tasks.postgres_replay import choose_base, find_base
+from tasks.postgres_choice import choose_base, find_base
 from tests.continuous import Continuous, continuous, failed, flip, own
 
 HEARTBEAT = "the last heartbeat that was received is there"

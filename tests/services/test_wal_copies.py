@@ -17,10 +17,12 @@ from recoup.catalog import Repository
 from recoup.manifest import Verification
 from recoup.plan import Copy, DirectoryCopy
 from recoup.records import Check, Outcome, Subject, Verdict, now
+from recoup.target import Target
 from recoup.wal import Segment, parse_lsn
 from tasks.copies import CopyNote, CopyPlace
 from tasks.postgres_base import BaseTaken
-from tasks.postgres_replay import choose_base
+from tasks.postgres_choice import choose_base
+from tasks.wal_scan import settle
 from tasks.wal_shipping import Shipper
 from tests.continuous import Continuous, continuous, failed
 from tests.object_store import new_bucket, spec_of
@@ -79,14 +81,19 @@ def first(taken: BaseTaken, timeline: int = 1) -> str:
     return Segment(timeline, parse_lsn(taken.start_lsn) // SIZE).name(SIZE)
 
 
-def comes_back(at: Continuous, expected: str) -> None:
-    """See that a host that has nothing of it restores all of it from the copy."""
-    at.received()
+def elsewhere(at: Continuous) -> Continuous:
+    """Give a host that has nothing of it but the plan."""
     empty = at.with_policy(wal=at.sandbox.directory / f"wal-{uuid4().hex[:8]}")
     backups = at.sandbox.directory / f"backups-{uuid4().hex[:8]}"
     platform = empty.plan.platform.model_copy(update={"repository": backups})
-    empty = replace(empty, plan=empty.plan.model_copy(update={"platform": platform}))
     empty.wal.mkdir(mode=0o755)
+    return replace(empty, plan=empty.plan.model_copy(update={"platform": platform}))
+
+
+def comes_back(at: Continuous, expected: str) -> None:
+    """See that a host that has nothing of it restores all of it from the copy."""
+    at.received()
+    empty = elsewhere(at)
     chosen = choose_base.fn(empty.server, empty.repository, "latest", (place_of(empty),))
     assert chosen.set_id, chosen.why
     with empty.restored(chosen.set_id, "latest") as (beside, checks):
@@ -135,6 +142,27 @@ def test_wal_that_no_base_backup_there_needs_goes(live: Continuous, tmp_path: Pa
     ship(at)
     assert min(shipped(at)) == min(kept)
     comes_back(less, "1 2 3")
+
+
+def test_an_older_base_backup_is_fetched_when_the_moment_lies_before_the_newest(
+    live: Continuous, tmp_path: Path
+) -> None:
+    live.sql("TRUNCATE public.notes")
+    at = keeping(copied(live, tmp_path, "directory"), 2)
+    older = at.base()
+    assert run_copies(at.plan).complete
+    write(at, 1)
+    wanted = at.sql("BEGIN; INSERT INTO public.notes VALUES (2); SELECT pg_current_xact_id(); COMMIT")
+    write(at, 3)
+    newer = at.base()
+    ship(at)
+    assert run_copies(at.plan).complete
+    empty = elsewhere(at)
+    chosen = choose_base.fn(empty.server, empty.repository, f"xid:{wanted}", (place_of(empty),))
+    assert (chosen.set_id, [one.set_id for one in chosen.skipped]) == (older.set_id, [newer.set_id])
+    with empty.restored(chosen.set_id, chosen.to) as (beside, checks):
+        assert at.sql("SELECT string_agg(n::text, ' ') FROM public.notes", beside=beside) == "1"
+    assert not failed(checks)
 
 
 @pytest.mark.s3
@@ -196,8 +224,13 @@ def test_what_a_restore_has_undone_goes_when_enough_newer_can_be_recovered_from(
     record = run_recovery(at.plan, request, ledger=tmp_path / "ledger.jsonl")
     assert record.verdict is Verdict.RECOVERED, record.why
     write(at, 4)
+    later = at.sql("BEGIN; INSERT INTO public.notes VALUES (0); SELECT pg_current_xact_id(); ROLLBACK")
     ship(at)
     assert run_copies(at.plan).complete
+    # From the timeline that was left on into the new one.
+    base = at.repository.get("database-base", before.set_id).base
+    assert base is not None
+    assert settle(at.server, at.dirs, base, Target(xid=int(later))).wrong == ""
 
     def sets(where: Repository | CopyPlace) -> set[str]:
         return {one.set_id for one in where.sets("database-base")}

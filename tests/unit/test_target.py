@@ -55,6 +55,18 @@ def test_an_lsn_itself_is_not_replayed() -> None:
     assert str(target) == "just before 1A/3000028"
 
 
+def test_the_last_record_that_is_replayed_can_be_named() -> None:
+    target = parse_target("through:1a/3000028")
+    assert (target.through, target.latest) == ("1A/3000028", False)
+    assert target.settings() == ("recovery_target_lsn=1A/3000028", "recovery_target_inclusive=on")
+    assert str(target) == "the record at 1A/3000028"
+
+
+@pytest.mark.parametrize("text", ["latest", MOMENT.isoformat(), "xid:742", "lsn:0/3000028", "through:0/3000028"])
+def test_a_target_is_written_as_it_is_read(text: str) -> None:
+    assert parse_target(text).text == text
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -1,0 +1,142 @@
+"""Which base backup a server is restored from: the newest that is whole and from which the moment can be reached."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from recoup.catalog import BackupSet, Repository, problems
+from recoup.errors import RecoupError, RecoveryError
+from recoup.manifest import BaseBackup
+from recoup.records import Frozen, SkippedSet
+from recoup.target import Target, parse_target
+from recoup.wal import parse_lsn, places, reach, write_lsn
+from tasks.copies import CopyPlace
+from tasks.postgres import Server
+from tasks.postgres_base import chain, series
+from tasks.step import note, step
+from tasks.wal_receiver import continuous_of
+from tasks.wal_scan import settle
+from tasks.wal_shipping import bring_wal
+
+
+class ChosenBase(Frozen):
+    """The newest base backup that can be replayed to the target, and the newer ones that were passed over.
+
+    ``to`` is the target as the replay is to be told it. With an empty ``set_id`` there is none; ``why`` says why not.
+    """
+
+    set_id: str = ""
+    recovery_point: datetime | None = None
+    reaches: str = ""
+    to: str = ""
+    skipped: tuple[SkippedSet, ...] = ()
+    why: str = ""
+
+    def __str__(self) -> str:
+        if not self.set_id:
+            return f"none: {self.why}"
+        skipped = "; ".join(f"{one.set_id} ({one.reason})" for one in self.skipped)
+        return f"{self.set_id}, WAL whole up to {self.reaches}" + (f"; skipped {skipped}" if skipped else "")
+
+
+@step(timeout=timedelta(hours=1))
+def choose_base(server: Server, repository: Repository, to: str, copies: tuple[CopyPlace, ...] = ()) -> ChosenBase:
+    """Give the base backup to replay, or why there is none; see find_base.
+
+    Where none is good here, one is fetched from the first copy that has it, with the WAL that was shipped there.
+    """
+    target = parse_target(to)
+    try:
+        return find_base(server, repository, target)
+    except RecoveryError as error:
+        reasons = [error.what]
+    for copy in copies:
+        note(f"{reasons[-1]}; looking in {copy.name}")
+        try:
+            found = _from_copy(server, repository, target, copy, reasons)
+        except RecoupError as error:
+            reasons.append(f"{copy.name}: {error.what}")
+            continue
+        if found:
+            return found
+    return ChosenBase(why="; ".join(reasons))
+
+
+def _from_copy(
+    server: Server, repository: Repository, target: Target, copy: CopyPlace, reasons: list[str]
+) -> ChosenBase | None:
+    """Bring one base backup after the other from a copy, the newest first, until the target is reached from one."""
+    there = copy.sets(series(server))
+    for one in there:
+        if one.broken or (target.time and one.note and one.note.recovery_point > target.time):
+            reasons.append(f"{copy.name}: {one.set_id}: {one.broken or 'it was taken after that moment'}")
+            continue
+        note(f"fetching {one.set_id} from {copy.name}")
+        try:
+            base = copy.fetch(one.set_id, repository).base
+            if base:
+                brought = bring_wal(copy, continuous_of(server).wal, base.system_identifier)
+                note(f"{brought} files of WAL came from {copy.name}")
+            return find_base(server, repository, target)
+        except RecoveryError as error:
+            reasons.append(f"{copy.name}: {error.what}")
+    if not there:
+        reasons.append(f"{copy.name} ({copy.place.where}) has no base backup")
+    return None
+
+
+def find_base(server: Server, repository: Repository, target: Target) -> ChosenBase:
+    """Give the newest base backup before the target whose files are whole and whose WAL has no gap up to it.
+
+    Raises RecoveryError naming what is wrong with each when there is none.
+    """
+    skipped: list[SkippedSet] = []
+    for one in repository.sets(series(server)):
+        note(f"verifying {one.set_id}")
+        wrong = one.broken or _unfit(server, repository, one, target)
+        if not wrong and one.manifest and one.base:
+            dirs = received_dirs(server, one.base)
+            settled = settle(server, dirs, one.base, target)
+            wrong = settled.wrong
+        if not wrong and one.manifest and one.base:
+            why = "the base backup is whole and the WAL received since has no gap"
+            return ChosenBase(
+                set_id=one.set_id,
+                recovery_point=one.manifest.recovery_point,
+                reaches=write_lsn(reach(dirs, one.base).whole),
+                to=settled.target.text,
+                skipped=tuple(skipped),
+                why=f"{why}; {settled.said}" if settled.said else why,
+            )
+        skipped.append(SkippedSet(set_id=one.set_id, reason=wrong))
+    looked = "; ".join(f"{one.set_id}: {one.reason}" for one in skipped) or "there is none"
+    raise RecoveryError(
+        f"no base backup can be replayed to {target}: {looked}",
+        state="no data was touched",
+        next_step="restore from a dump instead (recoup recover database --backup latest --from dump)",
+    )
+
+
+def received_dirs(server: Server, base: BaseBackup) -> tuple[Path, ...]:
+    """Give the directories of the WAL that was received of the server a base backup is of."""
+    return places(continuous_of(server).wal, base.system_identifier)
+
+
+def _unfit(server: Server, repository: Repository, one: BackupSet, target: Target) -> str:
+    if one.base is None or one.manifest is None:
+        return "it is no base backup"
+    if target.time and (one.base.stopped or one.manifest.ended) > target.time:
+        return "it was taken after that moment"
+    if target.lsn and parse_lsn(one.base.stop_lsn) > parse_lsn(target.lsn):
+        return "it was taken after that LSN"
+    if one.verified and one.verified.failed:
+        return "its restore test failed"
+    try:
+        for part in chain(repository, one):
+            if wrong := problems(part):
+                return f"{part.set_id}: {wrong}" if part is not one else wrong
+    except RecoupError as error:
+        return error.what
+    # Beyond a gap nothing is reached; whether the target lies before it, only a replay would tell.
+    return reach(received_dirs(server, one.base), one.base).wrong
