@@ -17,8 +17,7 @@ from recoup.target import Target
 from recoup.wal import Segment, in_order, may_read, parse_lsn, write_lsn
 from recoup.wal_rest import behind, received_to, rest
 from tasks.heartbeat import witness_of
-from tasks.postgres import Server, identity, server_now
-from tasks.postgres_beside import SCRIPTS
+from tasks.postgres import SCRIPTS, Server, identity, server_now
 from tasks.wal_receiver import continuous_of, receiver_of
 
 SCAN = timedelta(hours=2)
