@@ -228,9 +228,12 @@ def test_the_heartbeat_is_witnessed_only_once_it_was_received(at: Continuous) ->
         assert held >= witness.at
         assert checks[WITNESSED].outcome == "passed"
     # What is restored to before the heartbeat does not hold it, and must not pass for the latest.
-    (at.wal / "witness.json").write_text(witness.model_copy(update={"at": datetime.now(UTC)}).model_dump_json())
-    with at.restored(chosen.set_id, "latest") as (_, checks):
-        assert len(failed(checks)) == 1
+    later = witness.model_copy(update={"at": datetime.now(UTC), "count": witness.count + 10})
+    # Also one by an older recoup, which did not count them.
+    for missing in (later, later.model_copy(update={"count": 0})):
+        (at.wal / "witness.json").write_text(missing.model_dump_json())
+        with at.restored(chosen.set_id, "latest") as (_, checks):
+            assert len(failed(checks)) == 1
 
 
 def test_no_heartbeat_where_the_plan_has_none(at: Continuous) -> None:
