@@ -106,6 +106,7 @@ def _offer(plan: Path, url: str) -> None:
     import prefect
 
     from deployments.catalog import deployments
+    from flows.continuous import mending
     from tasks.copies import CopyPlace
     from tasks.heartbeat import watching
     from tasks.postgres import Server
@@ -120,10 +121,11 @@ def _offer(plan: Path, url: str) -> None:
     with ExitStack() as while_it_serves:
         for component, spec in loaded.components.items():
             if isinstance(spec, PostgresComponent) and spec.continuous:
-                server = Server.of(loaded, open_stack(loaded), component)
+                stack = open_stack(loaded)
+                server = Server.of(loaded, stack, component)
                 copies = tuple(CopyPlace.open(one, loaded.platform.repository) for one in loaded.platform.copies)
                 while_it_serves.enter_context(shipping(spec.continuous.wal, copies, _tell))
-                while_it_serves.enter_context(watching(server, _tell))
+                while_it_serves.enter_context(watching(server, _tell, mending(loaded, stack, component, _tell)))
         prefect.serve(*offered, print_starting_message=False, pause_on_shutdown=False)
 
 

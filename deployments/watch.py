@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from deployments.options import PlanPath
+from flows.continuous import mending
 from recoup.plan import load_plan
 from recoup.stacks import open_stack
 from tasks.copies import CopyPlace
@@ -24,14 +25,16 @@ def watch(
 ) -> None:
     """Write the heartbeat by which recovery points are read, hold the server to the plan's WAL policy, ship its WAL.
 
-    Runs until interrupted; recoup serve does the same. Says on one line each what changes.
+    Takes a base backup when WAL was lost before it was received. Runs until interrupted; recoup serve does the same.
+    Says on one line each what changes.
     """
     loaded = load_plan(plan)
-    server = Server.of(loaded, open_stack(loaded), component or None)
+    stack = open_stack(loaded)
+    server = Server.of(loaded, stack, component or None)
     repository = loaded.platform.repository
     copies = tuple(CopyPlace.open(spec, repository) for spec in loaded.platform.copies)
     with shipping(continuous_of(server).wal, copies, _tell):
-        keep_watch(server, threading.Event(), _tell)
+        keep_watch(server, threading.Event(), _tell, mending(loaded, stack, server.component, _tell))
 
 
 def _tell(text: str) -> None:

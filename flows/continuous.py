@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from prefect import flow
@@ -10,13 +12,14 @@ from pydantic import Field
 from flows.backup import require_good
 from flows.procedure import Run, Steps, current_watcher
 from recoup.catalog import Repository
+from recoup.errors import RecoupError, first_line
 from recoup.plan import Plan, load_plan
 from recoup.records import BackupUse, Check, Frozen, Outcome, Subject
 from recoup.stacks import Stack, open_stack
 from tasks.postgres import Server
 from tasks.postgres_base import BaseTaken, begin_anew, take_base_backup
 from tasks.postgres_base_verify import verify_base_backup
-from tasks.postgres_choice import ChosenBase
+from tasks.postgres_choice import ChosenBase, lost_since
 from tasks.postgres_replay import Replayed, Resumed, replay_wal, start_replayed
 from tasks.wal_receiver import prepare_continuous
 
@@ -51,6 +54,27 @@ def run_base_backup(
         found = steps.step("Replay for a test", verify_base_backup, server, repository, taken.set_id, scratch)
         require_good(found)
     return taken
+
+
+def mending(plan: Plan, stack: Stack, component: str, tell: Callable[[str], None]) -> Callable[[], threading.Thread]:
+    """Give what begins a base backup, in a thread of its own, if none can be replayed with the WAL received since."""
+    busy = threading.Lock()
+
+    def mend() -> None:
+        with busy:
+            try:
+                if why := lost_since(Server.of(plan, stack, component or None), Repository(plan.platform.repository)):
+                    tell(f"taking a new base backup: {why}")
+                    tell(f"taken: {run_base_backup(plan, stack, component)}")
+            except RecoupError as error:
+                tell(f"no new base backup was taken: {first_line(error)}; take one: recoup backup now --store base")
+
+    def begin() -> threading.Thread:
+        thread = threading.Thread(target=mend, name="mend", daemon=True)
+        thread.start()
+        return thread
+
+    return begin
 
 
 def replay(run: Run, server: Server, repository: Repository, base: ChosenBase, to: str, label: str) -> Replayed:

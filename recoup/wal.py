@@ -16,6 +16,7 @@ from recoup.errors import PreconditionError
 from recoup.manifest import BaseBackup
 
 _SEGMENT = re.compile(r"([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})(\.partial)?")
+_PLACE = re.compile(r"(\d+)-(\d+)(?:\.(\d+))?")
 _HISTORY = re.compile(r"([0-9A-F]{8})\.history")
 # xlp_magic, xlp_info, xlp_tli, xlp_pageaddr: the beginning of every page.
 _PAGE = struct.Struct("<HHIQ")
@@ -80,20 +81,30 @@ def may_read() -> Iterator[None]:
 
 @may_read()
 def places(root: Path, system_identifier: str) -> tuple[Path, ...]:
-    """Give the directories that hold the received WAL of one server, that of the newest timeline first."""
+    """Give the directories that hold the received WAL of one server, that of the newest timeline first.
+
+    A timeline has several when WAL was lost before it was received: one for what comes after each gap.
+    """
     if not root.is_dir():
         return ()
-    found = []
-    for place in root.iterdir():
-        system, _, timeline = place.name.partition("-")
-        if system == system_identifier and timeline.isdecimal() and place.is_dir():
-            found.append(place)
-    return tuple(sorted(found, key=timeline_of, reverse=True))
+    found = [
+        place
+        for place in root.iterdir()
+        if (named := _PLACE.fullmatch(place.name)) and named[1] == system_identifier and place.is_dir()
+    ]
+    return tuple(sorted(found, key=_order, reverse=True))
 
 
 def timeline_of(place: Path) -> int:
     """Give the timeline whose WAL a directory of received WAL was made for."""
-    return int(place.name.rpartition("-")[2])
+    return _order(place)[0]
+
+
+def _order(place: Path) -> tuple[int, int]:
+    named = _PLACE.fullmatch(place.name)
+    if named is None:
+        raise ValueError(f"{place} is no directory of received WAL")
+    return int(named[2]), int(named[3] or 0)
 
 
 @may_read()

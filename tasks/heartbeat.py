@@ -137,10 +137,12 @@ def witness_of(wal: Path) -> Witness | None:
 
 
 @contextmanager
-def watching(server: Server, tell: Callable[[str], None]) -> Iterator[None]:
+def watching(
+    server: Server, tell: Callable[[str], None], received_again: Callable[[], object] = lambda: None
+) -> Iterator[None]:
     """Keep watch while the block runs, in a thread of its own."""
     stop = threading.Event()
-    watcher = threading.Thread(target=keep_watch, args=(server, stop, tell), name="watch", daemon=True)
+    watcher = threading.Thread(target=keep_watch, args=(server, stop, tell, received_again), name="watch", daemon=True)
     watcher.start()
     try:
         yield
@@ -149,9 +151,15 @@ def watching(server: Server, tell: Callable[[str], None]) -> Iterator[None]:
         watcher.join()
 
 
-def keep_watch(server: Server, stop: threading.Event, tell: Callable[[str], None]) -> None:
+def keep_watch(
+    server: Server,
+    stop: threading.Event,
+    tell: Callable[[str], None],
+    received_again: Callable[[], object] = lambda: None,
+) -> None:
     """Write heartbeats and watch the receiver until told to stop; tells of every change, never raises.
 
+    ``received_again`` is called whenever the receiver has come, and must return at once.
     Of a pair of servers it goes with the one that takes writes, and says how the standby is.
 
     With the policy ``zero-loss`` a receiver that is away for longer than the plan's patience is given up, if the plan
@@ -161,6 +169,7 @@ def keep_watch(server: Server, stop: threading.Event, tell: Callable[[str], None
     said = ""
     away_since: float | None = None
     pending: Witness | None = None
+    streaming = False
     last_beat = 0.0
     while not stop.wait(0.25):
         try:
@@ -177,6 +186,11 @@ def keep_watch(server: Server, stop: threading.Event, tell: Callable[[str], None
                 pending = pending or written
                 last_beat = time.monotonic()
             state = "the WAL is received" if found.streaming else "the WAL is not received"
+            if found.lost:
+                state += ", and some of it is lost: a new base backup is needed"
+            if found.streaming and not streaming:
+                received_again()
+            streaming = found.streaming
             if server.spec.standby:
                 state += "; the standby follows" if behind(server) is not None else "; no standby follows"
         except (RecoupError, psycopg.Error, OSError) as error:

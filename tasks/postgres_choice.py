@@ -97,10 +97,12 @@ def find_base(server: Server, repository: Repository, target: Target) -> ChosenB
         wrong = one.broken or _unfit(server, repository, one, target)
         if not wrong and one.manifest and one.base:
             dirs = received_dirs(server, one.base)
-            settled = settle(server, dirs, one.base, target)
-            wrong = settled.wrong
+            settled, gap = settle(server, dirs, one.base, target), reach(dirs, one.base).wrong
+            # What lies before a gap is reached all the same.
+            beyond = gap if target.latest or settled.wrong or settled.target.through else ""
+            wrong = "; ".join(said for said in (settled.wrong, beyond) if said)
         if not wrong and one.manifest and one.base:
-            why = "the base backup is whole and the WAL received since has no gap"
+            why = f"the base backup is whole and the WAL received since has no gap{' before that' if gap else ''}"
             return ChosenBase(
                 set_id=one.set_id,
                 recovery_point=one.manifest.recovery_point,
@@ -116,6 +118,12 @@ def find_base(server: Server, repository: Repository, target: Target) -> ChosenB
         state="no data was touched",
         next_step="restore from a dump instead (recoup recover database --backup latest --from dump)",
     )
+
+
+def lost_since(server: Server, repository: Repository) -> str:
+    """Say what of the WAL is lost since the newest base backup; empty while that can be replayed, or without one."""
+    base = next((one.base for one in repository.sets(series(server)) if one.base), None)
+    return reach(received_dirs(server, base), base).wrong if base else ""
 
 
 def received_dirs(server: Server, base: BaseBackup) -> tuple[Path, ...]:
@@ -138,5 +146,4 @@ def _unfit(server: Server, repository: Repository, one: BackupSet, target: Targe
                 return f"{part.set_id}: {wrong}" if part is not one else wrong
     except RecoupError as error:
         return error.what
-    # Beyond a gap nothing is reached; whether the target lies before it, only a replay would tell.
-    return reach(received_dirs(server, one.base), one.base).wrong
+    return ""

@@ -237,9 +237,11 @@ def where_it_is(beside: Server) -> tuple[str, datetime | None]:
 
 def _looked(beside: Server, base: BaseBackup, there: Received, target: Target, parts: int) -> tuple[Check, ...]:
     reached, point = where_it_is(beside)
+    # A target that was reached lies before any gap.
+    gap = there.end.wrong if target.latest else ""
     checks = [
         _check("the base backup is whole", "each file as its manifest says", "", f"pg_verifybackup: {parts}"),
-        _check("the WAL has no gap", "every segment", there.end.wrong, f"up to {write_lsn(there.end.whole)}"),
+        _check("the WAL has no gap", "every segment", gap, f"up to {write_lsn(there.end.whole)}"),
     ]
     if not target.latest:
         late = "" if not target.time or point is None or point <= target.time else f"{point} is after it"

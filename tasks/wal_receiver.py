@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from datetime import timedelta
 
+import psycopg
 from psycopg import sql
 
-from recoup.errors import PreconditionError, RecoveryError
+from recoup.errors import PreconditionError, RecoveryError, first_line
 from recoup.plan import ContinuousPolicy
 from recoup.records import Frozen
 from tasks.postgres import Connection, Server
@@ -19,15 +20,21 @@ SUMMARIES = 170000
 
 
 class Receiver(Frozen):
-    """What the server says of the receiver: ``flushed`` is the LSN on its disk, ``behind`` and ``kept`` are bytes."""
+    """What the server says of the receiver: ``flushed`` is the LSN on its disk, ``behind`` and ``kept`` are bytes.
+
+    ``lost``: the server has removed WAL that was not received, as it may beyond ``slot_keep``.
+    """
 
     streaming: bool
     synchronous: bool
     flushed: str = ""
     behind: int = 0
     kept: int = 0
+    lost: bool = False
 
     def __str__(self) -> str:
+        if self.lost:
+            return "no receiver; the server has removed WAL that was not received: its slot is lost"
         if not self.streaming:
             return f"no receiver; the server keeps {self.kept / 1e6:.0f} MB of WAL for it"
         waits = "the server waits for it" if self.synchronous else "asynchronous"
@@ -55,13 +62,13 @@ def receiver_of(server: Server) -> Receiver:
             [NAME],
         ).fetchone()
         slot = connection.execute(
-            "SELECT coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint FROM pg_replication_slots "
-            "WHERE slot_name = %s",
+            "SELECT coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint, wal_status = 'lost' "
+            "FROM pg_replication_slots WHERE slot_name = %s",
             [policy.slot],
         ).fetchone()
     kept = int(str(slot[0])) if slot else 0
     if row is None or not row[0] or row[2] is None:
-        return Receiver(streaming=False, synchronous=False, kept=kept)
+        return Receiver(streaming=False, synchronous=False, kept=kept, lost=bool(slot and slot[1]))
     return Receiver(
         streaming=True, synchronous=bool(row[1]), flushed=str(row[2]), behind=max(0, int(str(row[3]))), kept=kept
     )
@@ -70,7 +77,14 @@ def receiver_of(server: Server) -> Receiver:
 @step(timeout=timedelta(minutes=5), retries=1)
 def prepare_continuous(server: Server) -> Receiver:
     """Have the server's WAL received; see have_it_received."""
-    return have_it_received(server)
+    try:
+        return have_it_received(server)
+    except psycopg.Error as error:
+        raise RecoveryError(
+            f"{server.component} went away: {first_line(error)}",
+            state="its WAL may not be received",
+            next_step="see that it runs, then try again",
+        ) from None
 
 
 def have_it_received(server: Server) -> Receiver:

@@ -30,7 +30,9 @@ from tasks.heartbeat import WITNESS
 
 PAUSE = 2.0
 _ROOT = "wal/"
-_KEY = re.compile(r"wal/(?P<place>\d+-\d+)/(?P<name>[0-9A-Fa-z._]+)@(?P<at>\d+)-(?P<sha>[0-9a-f]{64})\.gz(\.age)?")
+_KEY = re.compile(
+    r"wal/(?P<place>\d+-\d+(?:\.\d+)?)/(?P<name>[0-9A-Fa-z._]+)@(?P<at>\d+)-(?P<sha>[0-9a-f]{64})\.gz(\.age)?"
+)
 _PARTIAL = ".partial"
 
 
