@@ -14,14 +14,21 @@ from prefect.schedules import Interval, Schedule
 from prefect.types.entrypoint import EntrypointType
 from pydantic import BaseModel
 
-from flows.backup import DatabaseBackup, back_up_database
-from flows.configuration import ConfigurationBackup, back_up_configuration
+from flows.backup import DatabaseBackup, DatabaseVerification, back_up_database, verify_backup
+from flows.configuration import (
+    ConfigurationBackup,
+    ConfigurationRecovery,
+    back_up_configuration,
+    recover_configuration,
+)
 from flows.continuous import BaseRequest, back_up_base
 from flows.copies import CopyBackups, copy_backups
 from flows.database import DatabaseRecovery, recover_database
 from flows.drill import DatabaseDrill, drill_database
 from flows.drill_redis import RedisDrill, drill_redis
 from flows.redis_store import RedisBackup, RedisRecovery, back_up_redis, recover_redis
+from flows.restore import TableRestore, restore_part
+from flows.retention import PruneBackups, prune_backups
 from flows.standby import StandbyRequest, build_pair
 from recoup.plan import ConfigurationComponent, Plan, PostgresComponent, RedisComponent
 
@@ -29,12 +36,14 @@ from recoup.plan import ConfigurationComponent, Plan, PostgresComponent, RedisCo
 ANCHOR = datetime(2026, 1, 1, tzinfo=UTC)
 # A copy that failed is caught up by the next one.
 COPIES = timedelta(minutes=5)
+# Each backup and each copying removes what it makes superfluous; this catches what changed without one.
+RETENTION = timedelta(days=1)
 # A second start is refused at once: the lease would refuse it later, after a process was made for it.
 ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
 
 
 def deployments(path: Path, plan: Plan) -> tuple[RunnerDeployment, ...]:
-    """Give the deployments of a plan: recoveries, backups (as often as the RPO needs), copies, and the drills."""
+    """Give the deployments of a plan: recoveries and restores, backups as often as the RPO needs, copies, the drills."""
     where = path.absolute()
     offered: list[RunnerDeployment] = [_offer(drill_database, DatabaseDrill()), _offer(drill_redis, RedisDrill())]
     several = {kind for kind, count in Counter(c.kind for c in plan.components.values()).items() if count > 1}
@@ -46,6 +55,8 @@ def deployments(path: Path, plan: Plan) -> tuple[RunnerDeployment, ...]:
             offered += [
                 _offer(recover_database, DatabaseRecovery(plan=where, component=name), suffix=suffix),
                 _offer(back_up_database, backup, _every(component.backup.interval, store), suffix=suffix),
+                _offer(verify_backup, DatabaseVerification(plan=where, component=name), suffix=suffix),
+                _offer(restore_part, TableRestore(plan=where, component=name), suffix=suffix),
             ]
             if component.standby:
                 offered.append(_offer(build_pair, StandbyRequest(plan=where, component=name), suffix=suffix))
@@ -63,11 +74,14 @@ def deployments(path: Path, plan: Plan) -> tuple[RunnerDeployment, ...]:
                 offered.append(
                     _offer(back_up_redis, taken, _every(component.backup.interval, component.store), suffix=suffix)
                 )
-        elif isinstance(component, ConfigurationComponent) and component.backup:
-            tree = ConfigurationBackup(plan=where, component=name)
-            offered.append(
-                _offer(back_up_configuration, tree, _every(component.backup.interval, component.store), suffix=suffix)
-            )
+        elif isinstance(component, ConfigurationComponent):
+            back = ConfigurationRecovery(plan=where, component=name)
+            offered.append(_offer(recover_configuration, back, suffix=suffix))
+            if component.backup:
+                tree = ConfigurationBackup(plan=where, component=name)
+                every = _every(component.backup.interval, component.store)
+                offered.append(_offer(back_up_configuration, tree, every, suffix=suffix))
+    offered.append(_offer(prune_backups, PruneBackups(plan=where), _every(RETENTION, "retention")))
     if plan.platform.copies:
         offered.append(_offer(copy_backups, CopyBackups(plan=where), _every(COPIES, "copies")))
     return tuple(offered)

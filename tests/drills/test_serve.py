@@ -113,7 +113,8 @@ def api(home: Path, sandbox: Sandbox) -> Iterator[Api]:
                 names = {one["name"] for one in api.post("/deployments/filter", {})}
             except httpx.HTTPError:
                 names = set()
-            if {"recover-database", "back-up-database", "drill-database"} <= names:
+            # The last one that is registered.
+            if "prune-backups" in names:
                 break
             time.sleep(0.5)
         api.backup = api.deployment("back-up-database")
@@ -133,6 +134,40 @@ def test_the_backup_is_scheduled_as_often_as_the_plan_needs(api: Api, sandbox: S
     assert timedelta(seconds=schedule["schedule"]["interval"]) == postgres.backup.interval
     assert schedule["active"]
     assert deployment["entrypoint"] == "flows.backup.back_up_database"
+
+
+def test_what_people_need_is_offered_and_retention_is_applied_by_schedule(api: Api) -> None:
+    offered = {str(one["name"]): one for one in api.post("/deployments/filter", {})}
+    by_hand = {"recover-database", "recover-redis", "recover-configuration", "restore-table", "verify-database-backup"}
+    by_clock = {"back-up-database", "back-up-redis", "back-up-configuration", "prune-backups"}
+    assert set(offered) == {*by_hand, *by_clock, "drill-database"}
+    for name, deployment in offered.items():
+        assert bool(deployment["schedules"]) == (name in by_clock), name
+        assert deployment["description"], name
+
+
+def test_configuration_is_brought_back_and_a_table_restored_through_the_api(
+    api: Api, sandbox: Sandbox, home: Path
+) -> None:
+    for name in ("back-up-configuration", "back-up-database"):
+        _, state, message = api.run(name)
+        assert state == "COMPLETED", message
+    deployed = sandbox.directory / "configuration" / "nginx" / "nginx.conf"
+    good = deployed.read_text()
+    deployed.write_text("half of a line")
+    run, state, message = api.run("recover-configuration", reason="started through the API")
+    assert state == "COMPLETED", message
+    assert deployed.read_text() == good
+    _, state, message = api.run("restore-table")
+    assert (state, "name one table" in message) == ("FAILED", True)
+    beside, state, message = api.run("restore-table", table="public.users")
+    assert state == "COMPLETED", message
+    records = {one.run_id: one for one in Ledger(home / "ledger.jsonl").records()}
+    assert (records[run].procedure, records[run].verdict) == ("configuration", Verdict.RECOVERED)
+    assert (records[beside].beside, records[beside].verdict) == (True, Verdict.RECOVERED)
+    for name in ("verify-database-backup", "prune-backups"):
+        _, state, message = api.run(name)
+        assert state == "COMPLETED", message
 
 
 def test_a_recovery_through_the_api_is_the_same_run(api: Api, sandbox: Sandbox, home: Path) -> None:
