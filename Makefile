@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup drill test lint format lock clean
+.PHONY: help setup drill test lint format docs lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -31,6 +31,9 @@ lint: $(VENV)/.installed ## style, types and the import walls
 format: $(VENV)/.installed ## bring the code into the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.installed ## write docs/commands.md from the commands
+	$(BIN)/python -m deployments.reference > docs/commands.md
 
 lock: $(VENV)/.installed ## resolve the dependencies anew and write requirements.lock
 	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --python-version 3.11 --extra dev \

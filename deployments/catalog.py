@@ -43,7 +43,7 @@ ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLi
 
 
 def deployments(path: Path, plan: Plan) -> tuple[RunnerDeployment, ...]:
-    """Give the deployments of a plan: recoveries and restores, backups as often as the RPO needs, copies, the drills."""
+    """Give the deployments of a plan: recoveries, restores, backups as often as the RPO needs, copies, the drills."""
     where = path.absolute()
     offered: list[RunnerDeployment] = [_offer(drill_database, DatabaseDrill()), _offer(drill_redis, RedisDrill())]
     several = {kind for kind, count in Counter(c.kind for c in plan.components.values()).items() if count > 1}
