@@ -11,12 +11,11 @@ from typing import Annotated
 
 import typer
 from pydantic import BaseModel
-from rich.console import Console
 from rich.table import Column, Table
 
 from deployments.options import AsJson, PlanPath
 from deployments.orchestrator import run_flow
-from deployments.screen import open_screen
+from deployments.screen import open_screen, table_console
 from flows.backup import DatabaseBackup, DatabaseVerification, back_up_database, verify_backup
 from flows.configuration import ConfigurationBackup, back_up_configuration
 from flows.continuous import BaseRequest, back_up_base
@@ -122,7 +121,7 @@ def backup_list(plan: PlanPath, store: StoreOption = Store.ALL, at: CopyOption =
         size = f"{manifest.size / 1e6:.1f}" if manifest else "?"
         state = one.broken or ("published" if manifest else "plain dump, no manifest")
         table.add_row(one.set_id, point, _holds(one), size, _verified(one), state)
-    Console().print(table)
+    table_console().print(table)
 
 
 @backup.command("verify")
@@ -256,14 +255,14 @@ def _list_copy(plan: Plan, at: str, series: tuple[str, ...], as_json: bool) -> N
         point = f"{note.recovery_point.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if note else "unknown"
         size, sealed = (f"{note.size / 1e6:.1f}", "yes" if note.sealed else "no") if note else ("?", "?")
         table.add_row(one.set_id, point, sealed, size, "yes" if one.verified else "no", one.broken or "copied")
-    Console().print(table)
+    table_console().print(table)
 
 
 def _table(ids: list[str], *columns: str) -> Table:
-    # An id is there to be copied: it is never cut off.
-    table = Table(Column("set", no_wrap=True, min_width=max(len(one) for one in ids)))
+    # An id is there to be copied: it is never cut off, and the rest folds rather than being left out.
+    table = Table(Column("set", no_wrap=True, min_width=max(len(one) for one in ids)), box=None)
     for name in columns:
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     return table
 
 

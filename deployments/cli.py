@@ -19,6 +19,7 @@ import recoup
 from recoup.errors import RecoupError
 
 INTERRUPTED = 130
+HELP = ["-h", "--help"]
 LASTING = {"recover", "backup", "restore", "standby"}
 
 
@@ -35,7 +36,7 @@ COMMANDS = {
     "recover": Entry("deployments.recover_commands", "Recover a component by the plan's procedure."),
     "drill": Entry("deployments.run_commands", "Drill a procedure on a sandbox that is really broken."),
     "backup": Entry("deployments.backup_commands", "Take, list, verify, copy, fetch and prune backup sets."),
-    "restore": Entry("deployments.restore_commands", "Restore a table, schema or database beside what is in use."),
+    "restore": Entry("deployments.restore_commands", "Restore a database (to a moment), table or schema beside it."),
     "standby": Entry("deployments.standby_commands", "Show the database's warm standby, or build it anew."),
     "ready": Entry("deployments.ready_commands", "Say whether the backups would carry a recovery now."),
     "watch": Entry("deployments.watch", "Write heartbeats, watch the WAL's receiver, until interrupted."),
@@ -55,6 +56,7 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and give its exit code."""
+    arguments = _spelled_out(arguments)
     try:
         build(arguments)(args=list(arguments), prog_name="recoup")
     except SystemExit as left:
@@ -72,6 +74,13 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _spelled_out(arguments: Sequence[str]) -> Sequence[str]:
+    # ``recoup restore --to … --into …`` means the database.
+    if len(arguments) > 1 and arguments[0] == "restore" and arguments[1].startswith("-"):
+        return arguments if arguments[1] in HELP else ("restore", "database", *arguments[1:])
+    return arguments
+
+
 def build(arguments: Sequence[str]) -> typer.Typer:
     """Give the application with only the asked-for command imported: importing Prefect costs seconds."""
     root = typer.Typer(
@@ -79,7 +88,7 @@ def build(arguments: Sequence[str]) -> typer.Typer:
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={"help_option_names": HELP},
     )
     root.callback()(_recoup)
     chosen = next((argument for argument in arguments if not argument.startswith("-")), None)

@@ -12,7 +12,12 @@ DEFAULT_PLAN = Path(__file__).resolve().parent.parent / "infra" / "plan.yaml"
 PlanPath = Annotated[
     Path,
     typer.Option(
-        "--plan", "-p", envvar="RECOUP_PLAN", help="The plan's YAML file.", default_factory=lambda: DEFAULT_PLAN
+        "--plan",
+        "-p",
+        envvar="RECOUP_PLAN",
+        help="The plan's YAML file.",
+        default_factory=lambda: DEFAULT_PLAN,
+        show_default="the plan that comes with recoup",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output; everything else on standard error.")]

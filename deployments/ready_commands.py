@@ -6,10 +6,10 @@ import json
 from dataclasses import asdict
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from deployments.options import AsJson, PlanPath
+from deployments.screen import table_console
 from recoup.plan import load_plan
 from recoup.readiness import judge
 from recoup.readiness import ready as is_ready
@@ -31,7 +31,7 @@ def ready(plan: PlanPath, as_json: AsJson = False) -> None:
         table.add_column(name, no_wrap=name in ("store", "asked"), overflow="fold")
     for one in findings:
         table.add_row(one.store, one.asked, "met" if one.met else "NOT MET", one.why)
-    Console().print(table)
+    table_console().print(table)
     missing = sum(not one.met for one in findings)
     typer.echo("ready" if is_ready(findings) else f"not ready: {missing} of {len(findings)} not met")
     raise typer.Exit(0 if is_ready(findings) else 1)

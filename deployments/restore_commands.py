@@ -18,11 +18,13 @@ from deployments.screen import open_screen
 from flows.database import Source, When
 from flows.procedure import watched_by
 from flows.restore import ScratchRestore, TableRestore, restore_part, run_scratch_restore
-from recoup.errors import PreconditionError
 from recoup.records import Verdict
 from tasks.postgres_verify import Copy
 
-restore = typer.Typer(no_args_is_help=True, help="Restore out of a backup set, beside what is in use.")
+restore = typer.Typer(
+    no_args_is_help=True,
+    help="Restore out of a backup set, beside what is in use; without a command: the database.",
+)
 
 Component = Annotated[str, typer.Option(help="The postgres component; default: the plan's only one.")]
 BackupSetId = Annotated[str, typer.Option("--set", help="'latest' (the newest good set) or the id of one.")]
@@ -50,8 +52,6 @@ def restore_table_command(
 
     Exit codes: 0 it is there and is what was backed up; 1 failed; 2 could not run; 130 interrupted.
     """
-    if bool(table) == bool(schema):
-        raise PreconditionError("name one table, or a schema", next_step="recoup restore table public.orders")
     request = TableRestore(
         plan=plan,
         table=table,

@@ -55,6 +55,11 @@ class PatientConsole(Console):
         self.quiet = True
 
 
+def table_console() -> Console:
+    """Give the console for a table: as wide as the table where nobody's terminal is the limit."""
+    return Console() if sys.stdout.isatty() else Console(width=240)
+
+
 def _never_raise(method: Callable[P, None]) -> Callable[P, None]:
     @wraps(method)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -213,8 +218,9 @@ def summary(record: RecoveryRecord) -> Iterator[tuple[str, str, str]]:
             yield "writes lost", f"{loss.store}: {loss.acknowledged_writes_lost}{of} acknowledged", ""
     if record.backup:
         used = record.backup
-        none = f"none needed: {_plain(used.why)}" if used.why else "none usable"
-        yield "backup set", used.set_id or none, ""
+        yield "backup set", used.set_id or ("none needed" if used.why else "none usable"), ""
+        if used.why:
+            yield "", _plain(used.why), ""
         for skipped in record.backup.skipped:
             yield "skipped set", f"{skipped.set_id}: {_plain(skipped.reason)}", "unknown"
     for check in record.checks:

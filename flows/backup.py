@@ -8,13 +8,14 @@ from prefect import flow
 from pydantic import Field
 
 from flows.procedure import Steps, current_watcher
-from recoup.catalog import Repository
+from recoup.catalog import Repository, base_series, series_of
 from recoup.errors import PreconditionError, RecoveryError
 from recoup.plan import Plan, load_plan
 from recoup.records import Frozen
 from recoup.stacks import Stack, open_stack
 from tasks.postgres import Server
 from tasks.postgres_backup import Taken, check_backup_can_begin, take_database_backup
+from tasks.postgres_base_verify import verify_base_backup
 from tasks.postgres_verify import Verified, verify_database_backup
 
 LATEST = "latest"
@@ -77,7 +78,10 @@ def run_verification(plan: Plan, stack: Stack, set_id: str = LATEST, component: 
 
 def _verified(steps: Steps, plan: Plan, server: Server, repository: Repository, set_id: str) -> Verified:
     scratch = plan.platform.scratch
-    found = steps.step("Restore for a test", verify_database_backup, server, repository, set_id, scratch)
+    if series_of(set_id) == base_series(server.spec.store):
+        found = steps.step("Replay for a test", verify_base_backup, server, repository, set_id, scratch)
+    else:
+        found = steps.step("Restore for a test", verify_database_backup, server, repository, set_id, scratch)
     require_good(found)
     return found
 

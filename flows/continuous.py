@@ -110,4 +110,6 @@ def begin_again(run: Run, server: Server, repository: Repository) -> None:
     """Begin a new base backup: what was taken before a restore is of another timeline, and a long way to replay."""
     begun = run.steps.step("Take a new base backup", begin_anew, server, repository, fresh=True)
     if not begun.set_id:
-        run.next_step = run.next_step or f"no base backup since the recovery ({begun.why}): recoup backup base"
+        run.next_step = (
+            run.next_step or f"no base backup since the recovery ({begun.why}): recoup backup now --store base"
+        )

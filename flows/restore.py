@@ -15,7 +15,7 @@ from pydantic import Field
 from flows.procedure import Job, Run, conduct, operator
 from flows.request import require_recovered
 from recoup.catalog import Repository
-from recoup.errors import RecoveryError
+from recoup.errors import PreconditionError, RecoveryError
 from recoup.places import ledger_path
 from recoup.plan import Plan, load_plan
 from recoup.records import BackupUse, Check, Frozen, Outcome, RecoveryRecord, Subject
@@ -62,6 +62,8 @@ def restore_part(request: TableRestore) -> RecoveryRecord:
 
 def run_table_restore(plan: Plan, request: TableRestore, *, ledger: Path) -> RecoveryRecord:
     """Restore a table or schema beside the original and give the record, which is in the ledger."""
+    if bool(request.table) == bool(request.whole_schema):
+        raise PreconditionError("name one table, or a schema", next_step="recoup restore table public.orders")
     job = _job(plan, request, "restore-table", ledger, exclusive=True)
     return conduct(job, lambda run: _table(run, request))
 
@@ -72,6 +74,7 @@ def run_scratch_restore(request: ScratchRestore, use: Callable[[Copy], None]) ->
     It touches nothing that is in use and may be kept for long, so it does not hold the platform.
     """
     plan = load_plan(request.plan)
+    parse_target(request.to)
     job = _job(plan, request, "restore-scratch", ledger_path(plan), exclusive=False)
 
     def body(run: Run) -> None:
@@ -135,7 +138,11 @@ def _scratch(run: Run, request: ScratchRestore) -> Iterator[Copy]:
         target = parse_target(request.to)
         base = step("Choose the base backup to replay", choose_base, server, repository, request.to, copies)
         if not base.set_id:
-            raise RecoveryError(f"it cannot be restored to {target}: {base.why}", state="nothing was changed")
+            raise RecoveryError(
+                base.why,
+                state="nothing was changed",
+                next_step="name another moment, or look at a dump: recoup backup list, recoup restore --set SET",
+            )
         run.backup = BackupUse(set_id=base.set_id, recovery_point=base.recovery_point, skipped=base.skipped)
         target = parse_target(base.to or request.to)
         with (

@@ -204,6 +204,8 @@ def _backup(record: RecoveryRecord) -> str:
         if used.why
         else "**No usable backup set was found.**"
     ]
+    if used.set_id and used.why:
+        lines.append(f"Why so: {_text(used.why)}")
     if used.skipped:
         lines.append(_table(("skipped set", "why"), [(s.set_id, s.reason) for s in used.skipped]))
     return "\n\n".join(lines)

@@ -103,7 +103,8 @@ def received_until(
         if component.continuous.heartbeat is None:
             return None, ""
         if witness is None or not witness.demanded(dirs, base):
-            return None, f"no heartbeat of this server, and of its present history, has been noted in {wal}"
+            lacking = f"no heartbeat of this server, and of its present history, has been noted in {wal}"
+            return None, f"{lacking}; run recoup serve, or recoup watch"
     except RecoupError as error:
         return None, first_line(error)
     if parse_lsn(witness.lsn) > found.whole + (base.segment_size if found.partial else 0):

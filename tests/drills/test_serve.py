@@ -138,9 +138,10 @@ def test_the_backup_is_scheduled_as_often_as_the_plan_needs(api: Api, sandbox: S
 
 def test_what_people_need_is_offered_and_retention_is_applied_by_schedule(api: Api) -> None:
     offered = {str(one["name"]): one for one in api.post("/deployments/filter", {})}
-    by_hand = {"recover-database", "recover-redis", "recover-configuration", "restore-table", "verify-database-backup"}
+    by_hand = {f"recover-{one}" for one in ("database", "redis", "configuration")}
     by_clock = {"back-up-database", "back-up-redis", "back-up-configuration", "prune-backups"}
-    assert set(offered) == {*by_hand, *by_clock, "drill-database"}
+    by_hand |= {"restore-table", "verify-database-backup", "drill-database", "drill-redis"}
+    assert set(offered) == by_hand | by_clock
     for name, deployment in offered.items():
         assert bool(deployment["schedules"]) == (name in by_clock), name
         assert deployment["description"], name
