@@ -31,8 +31,36 @@ trap 'exit 143' TERM
 (cat <&3 >/dev/null; kill -TERM 0) &
 alone=$!
 
+# Larger pieces than the 10 KB that are tar's own: a fifth less work for the kernel.
+pieces=
+if tar --version 2>/dev/null | grep -q GNU; then pieces=--blocking-factor=512; fi
+
 unpack() {
-  $as_server tar -xf - -C "$1"
+  # shellcheck disable=SC2086  # an option or nothing
+  $as_server tar $pieces -xf - -C "$1"
+}
+
+# What is written below a directory goes to the disk while more of it comes, so that little is left to wait for at the
+# end. Holds no lock, and ends with this script, however that ends.
+flush() {
+  rm -f "$work/written"
+  if ! sync -d "$PLACE/lib.sh" 2>/dev/null; then return; fi
+  (while [ ! -e "$work/written" ] && kill -0 $$ 2>/dev/null; do
+    sleep 0.2 || sleep 1
+    [ ! -d "$1" ] || find "$1" -type f -exec sync -d {} + || exit 1
+  done) 3<&- 9>&- >&2 &
+  flusher=$!
+}
+
+# The kernel tells an error of the disk to the first who asks, and to nobody after: it must not be lost here.
+flushed() {
+  [ -n "$flusher" ] || return 0
+  : >"$work/written"
+  if ! wait "$flusher"; then
+    echo "what was unpacked could not be written to the disk" >&2
+    exit 1
+  fi
+  flusher=
 }
 
 decompressed() {
@@ -107,7 +135,10 @@ case $1 in
     # From the first file on: a server that finds it, and is not told how to recover, refuses to start. Without it, one
     # that is started on half of a recovery would serve what the base backup held, and nothing since.
     $as_server sh -c ': >"$1/recovery.signal"' - "$target"
+    case $target in "$work"/*) durable= ;; *) durable=yes ;; esac
+    flusher=
     count=$#
+    if [ "$count" = 1 ] && [ "$durable" ]; then flush "$target"; fi
     chain=
     number=0
     for set in "$@"; do
@@ -122,11 +153,14 @@ case $1 in
     done
     if [ "$count" != 1 ]; then
       say "combining $count backups"
+      if [ "$durable" ]; then flush "$target/.recoup-combined"; fi
       # shellcheck disable=SC2086  # places of our own making, without spaces unless the data directory has some
       $as_server pg_combinebackup --no-sync --output="$target/.recoup-combined" $chain >&2
+      flushed
       $as_server sh -c 'rm -rf "$1"/.recoup-chain-* && mv "$1"/.recoup-combined/* "$1" && rmdir "$1/.recoup-combined"' \
         - "$target"
     fi
+    flushed
     # Segments the server cannot read are lost without a word: it would take the first of them for the end of the WAL.
     if [ "$(id -u)" = 0 ]; then
       readable=
@@ -177,15 +211,12 @@ $RECOVERY
 EOF
     say "replaying WAL"
     serve "$target" "$@"
-    case $target in
-      "$work"/*) ;;
-      *)
-        say "writing everything to the disk"
-        $as_server initdb --sync-only -D "$target" >/dev/null
-        # The mark goes when the service is started: whoever asked for this may be dead by now.
-        $as_server sh -c 'echo "made $2 $3" >"$1/.recoup-making"' - "$target" "$LABEL" "$(checkpoint)"
-        ;;
-    esac
+    if [ "$durable" ]; then
+      say "writing everything to the disk"
+      $as_server initdb --sync-only -D "$target" >/dev/null
+      # The mark goes when the service is started: whoever asked for this may be dead by now.
+      $as_server sh -c 'echo "made $2 $3" >"$1/.recoup-making"' - "$target" "$LABEL" "$(checkpoint)"
+    fi
     ;;
   *)
     echo "unknown: $1" >&2
