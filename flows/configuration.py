@@ -12,7 +12,7 @@ from flows.procedure import Run, Steps, conduct, current_watcher
 from flows.request import Recovery, require_recovered
 from recoup.catalog import Repository
 from recoup.clock import store_loss
-from recoup.errors import PreconditionError, RecoupError, RecoveryError
+from recoup.errors import RecoupError, RecoveryError
 from recoup.places import ledger_path
 from recoup.plan import Plan, load_plan
 from recoup.records import BackupUse, Check, Frozen, Outcome, RecoveryRecord, Subject
@@ -27,7 +27,7 @@ from tasks.configuration_restore import (
     find_configuration,
     restore_files,
 )
-from tasks.copies_fetch import copies_of
+from tasks.copies_fetch import copies_of, would_fetch
 from tasks.smoke import check_as_user
 
 USER_DEADLINE = timedelta(seconds=15)
@@ -160,11 +160,8 @@ def preview_configuration(plan: Plan, component: str = "", backup: str = "latest
     repository = Repository(plan.platform.repository)
     try:
         chosen = find_configuration(configuration, repository, backup)
-    except (RecoveryError, PreconditionError) as error:
-        if not plan.platform.copies:
-            raise
-        names = ", ".join(copy.name for copy in plan.platform.copies)
-        return (error.what, f"one would be fetched from {names}, and the difference shown before it is written")
+    except RecoveryError as error:
+        return would_fetch(plan, error)
     found = compare(configuration, repository.get(configuration.spec.store, chosen.set_id))
     skipped = tuple(f"not usable: {one.set_id}: {one.reason}" for one in chosen.skipped)
     return (*skipped, f"use backup set {chosen}", str(found), *found.lines)

@@ -10,6 +10,7 @@ from recoup.errors import RecoveryError
 from recoup.plan import Plan
 from recoup.stacks import open_stack
 from recoup.target import parse_target
+from tasks.copies_fetch import would_fetch
 from tasks.postgres import Condition, Server
 from tasks.postgres_choice import find_base
 from tasks.postgres_diagnosis import look
@@ -64,7 +65,7 @@ def preview(plan: Plan, request: DatabaseRecovery) -> tuple[str, ...]:
     try:
         chosen = find_backup(server, repository, request.backup)
     except RecoveryError as error:
-        return (*lines, f"not possible: {error.what}")
+        return (*lines, *would_fetch(plan, error))
     one = repository.get(server.spec.store, chosen.set_id)
     target = f"{server.spec.database}_restore_<run>"
     return (

@@ -10,6 +10,7 @@ from recoup.catalog import Repository
 from recoup.errors import RecoveryError
 from recoup.plan import Plan
 from recoup.stacks import open_stack
+from tasks.copies_fetch import would_fetch
 from tasks.redis_replica import Replica, state_of
 from tasks.redis_restore import find_redis_backup
 from tasks.redis_server import Condition, RedisServer
@@ -37,17 +38,17 @@ def preview(plan: Plan, request: RedisRecovery) -> tuple[str, ...]:
         lines.append(f"restart {server.spec.service}; if it loads its data, nothing is restored. Otherwise:")
     if replica and request.source is not RedisSource.BACKUP and found.condition not in AS_IT_WAS:
         lines.append(f"back up {replica.service} and restore that set, if its data are good and the freshest; or else")
-    lines.extend(_plan_of_restore(server, repository, request, dependents))
+    lines.extend(_plan_of_restore(plan, server, repository, request, dependents))
     return (*lines, f"have {replica.service} follow {server.spec.service} again") if replica else tuple(lines)
 
 
 def _plan_of_restore(
-    server: RedisServer, repository: Repository, request: RedisRecovery, dependents: tuple[str, ...]
+    plan: Plan, server: RedisServer, repository: Repository, request: RedisRecovery, dependents: tuple[str, ...]
 ) -> tuple[str, ...]:
     try:
         chosen = find_redis_backup(server, repository, request.backup)
     except RecoveryError as error:
-        return (f"not possible: {error.what}",)
+        return would_fetch(plan, error)
     service = shlex.quote(server.spec.service)
     return (
         f"use backup set {chosen}",

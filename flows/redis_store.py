@@ -21,6 +21,7 @@ from recoup.places import ledger_path
 from recoup.plan import Plan, load_plan
 from recoup.records import BackupUse, Frozen, Outcome, RecoveryRecord, Subject
 from recoup.stacks import Stack, open_stack
+from tasks.copies_fetch import copies_of
 from tasks.redis_backup import RedisTaken, check_redis_backup_can_begin, take_redis_backup
 from tasks.redis_replica import Detached, Replica
 from tasks.redis_restore import RedisChosen, choose_redis_backup, restore_redis
@@ -183,9 +184,8 @@ def _choose(
             next_step="recoup recover redis without --from, which takes the newest good set",
         )
     restored = run.steps.done_before(restore_redis) is not None
-    used = run.steps.step(
-        "Choose the newest good backup", choose_redis_backup, server, repository, request.backup, fresh=not restored
-    )
+    title, copies = "Choose the newest good backup", copies_of(run.job.plan)
+    used = run.steps.step(title, choose_redis_backup, server, repository, request.backup, copies, fresh=not restored)
     run.backup = BackupUse(set_id=used.set_id, recovery_point=used.recovery_point, skipped=used.skipped, why=why)
     return used
 

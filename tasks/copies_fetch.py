@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from recoup.catalog import Repository
-from recoup.errors import PreconditionError, RecoveryError
+from recoup.errors import PreconditionError, RecoupError, RecoveryError
 from recoup.plan import Plan
 from tasks.copies import CopyPlace
 from tasks.copies_sync import fetch_from_any
@@ -35,3 +35,11 @@ def here_or_fetched(
         note(f"{error.what}; looking in {', '.join(copy.name for copy in copies)}")
         fetched = fetch_from_any(copies, series, repository, wanted)
         return find(fetched.use.set_id or wanted)
+
+
+def would_fetch(plan: Plan, error: RecoupError) -> tuple[str, ...]:
+    """Give the lines of a preview where no good set is here: one would be fetched, or it is not possible."""
+    if not plan.platform.copies:
+        return (f"not possible: {error.what}",)
+    names = ", ".join(copy.name for copy in plan.platform.copies)
+    return (error.what, f"one would be fetched from {names} first")

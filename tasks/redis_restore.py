@@ -18,6 +18,8 @@ import redis
 from recoup.catalog import BackupSet, Repository, problems
 from recoup.errors import PreconditionError, ProgramError, RecoveryError, first_line
 from recoup.records import Check, Frozen, Outcome, SkippedSet, now
+from tasks.copies import CopyPlace
+from tasks.copies_fetch import here_or_fetched
 from tasks.redis_backup import take_snapshot
 from tasks.redis_content import compare, measure
 from tasks.redis_scratch import PACKED, Program, prove_set, read_detail, snapshot_of
@@ -89,9 +91,13 @@ class Placement(Frozen):
 
 
 @step(timeout=timedelta(hours=2))
-def choose_redis_backup(server: RedisServer, repository: Repository, wanted: str) -> RedisChosen:
-    """Give the backup set to restore; see find_redis_backup."""
-    return find_redis_backup(server, repository, wanted)
+def choose_redis_backup(
+    server: RedisServer, repository: Repository, wanted: str, copies: tuple[CopyPlace, ...] = ()
+) -> RedisChosen:
+    """Give the backup set to restore; see find_redis_backup. Where none is good here, one is fetched from a copy."""
+    return here_or_fetched(
+        lambda one: find_redis_backup(server, repository, one), copies, server.spec.store, repository, wanted
+    )
 
 
 def find_redis_backup(server: RedisServer, repository: Repository, wanted: str) -> RedisChosen:

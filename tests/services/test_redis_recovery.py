@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from deployments.backup_commands import backup_now
 from deployments.redis_commands import recover_redis_command
+from flows.copies import require_complete, run_copies
 from flows.database import When
 from flows.procedure import watched_by
 from flows.redis_preview import preview
@@ -25,7 +26,7 @@ from recoup.catalog import Repository
 from recoup.errors import PreconditionError, RecoveryError
 from recoup.ledger import Ledger
 from recoup.places import ledger_path
-from recoup.plan import Plan, load_plan
+from recoup.plan import DirectoryCopy, Plan, load_plan
 from recoup.progress import Silent
 from recoup.records import Outcome, RecoveryRecord, StepOutcome, StepRecord, Subject, Verdict, now
 from recoup.stacks.process import ProcessStack
@@ -272,6 +273,23 @@ def test_the_command_looks_first_then_recovers_and_its_exit_code_says_so(
     newest, _ = platform.repository.sets("redis")
     assert newest.set_id in backed_up.output
     assert newest.verified is not None
+
+
+def test_where_no_set_is_here_one_is_fetched_from_a_copy(platform: Platform, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    copies = (DirectoryCopy(name="elsewhere", path=tmp_path / "elsewhere"),)
+    plan = platform.plan.model_copy(update={"platform": platform.plan.platform.model_copy(update={"copies": copies})})
+    require_complete(run_copies(plan))
+    os.rename(platform.repository.root, tmp_path / "lost")
+    platform.stack.stop("redis")
+    platform.stack.put_aside("redis", label="lost")
+    platform.stack.start("redis")
+    request = RedisRecovery(plan=platform.path, began=now(), restore=When.ALWAYS)
+    assert any("fetched from elsewhere" in line for line in preview(plan, request))
+    assert not platform.repository.sets("redis")
+    record = run_redis_recovery(plan, request, ledger=ledger_path(plan))
+    assert record.verdict is Verdict.RECOVERED, record.why
+    assert platform.sessions() == SESSIONS
 
 
 def answered(platform: Platform) -> bool:
