@@ -52,6 +52,11 @@ CREATE INDEX documents_owner ON documents (owner);
 """
 
 
+def accounts(size_gb: float) -> int:
+    """Give how many accounts such a database has, numbered from 1."""
+    return int(ACCOUNTS_PER_GB * size_gb)
+
+
 def load(server: Server, size_gb: float) -> int:
     """Fill the server's database with about so many gigabytes, and give the bytes that it has then."""
     with server.connect(statement=LOADING) as connection:
@@ -59,7 +64,7 @@ def load(server: Server, size_gb: float) -> int:
         connection.execute("SET maintenance_work_mem = '512MB'")
         for text in (
             _TABLES,
-            _ACCOUNTS.format(count=int(ACCOUNTS_PER_GB * size_gb)),
+            _ACCOUNTS.format(count=accounts(size_gb)),
             _DOCUMENTS.format(count=int(DOCUMENTS_PER_GB * size_gb)),
             _INDEXES,
         ):

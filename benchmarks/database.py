@@ -1,292 +1,261 @@
-"""The written plan's own commands beside ours: `python -m benchmarks.database [--size-gb 1] [--rounds 3]`."""
+"""Backup and restore, ours beside the written plan's commands and the other tools: `python -m benchmarks.database`.
+
+One server, one set of data, one run, while a writer lives. Needs a Docker engine.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import resource
-import shutil
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import timedelta
+import statistics
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from psycopg import sql
-from rich.console import Console
-
-from benchmarks.data import load
-from benchmarks.rounds import Contestant, Figure, cpu_of_tree, machine, play, screen, table, working_place
-from recoup.catalog import Repository
+from benchmarks.bench import RESTORED, Bench, bench, size_of
+from benchmarks.rounds import Contestant, machine, markdown, play, screen, working_place
+from benchmarks.writer import RATE, Writer, writing
 from recoup.errors import RecoveryError
-from recoup.plan import load_plan
-from recoup.records import Outcome
-from recoup.stacks import open_stack
-from recoup.target import Target
-from tasks import sandbox
-from tasks.postgres import Server
-from tasks.postgres_backup import dump_command, take_database_backup
-from tasks.postgres_base import base_command, series, take_base
-from tasks.postgres_load import RESTORE_OPTIONS, restore_command
-from tasks.postgres_replay import restored_server
+from tasks.postgres_backup import take_database_backup
+from tasks.postgres_base import take_base
+from tasks.postgres_replay import choose_base, replay_wal, start_replayed
 from tasks.postgres_restore import restore_beside
-from tasks.sandbox_process import RECEIVER
-from tasks.wal_receiver import have_it_received
 
-LIMIT = timedelta(hours=2)
-TARGET = "benchmark_restored"
-PLAN_BACKUP = "the plan: pg_dump | gzip"
-PLAN_RESTORE = "the plan: gunzip | psql"
+RAW_ZSTD, RAW_LZ4 = "`pg_basebackup` + `tar`, zstd", "`pg_basebackup` + `tar`, lz4"
+PGBACKREST_ZSTD, PGBACKREST_LZ4, BARMAN = "pgBackRest, zstd", "pgBackRest, lz4", "Barman, zstd"
+OUR_BASE, OUR_DUMP = "ours: base backup", "ours: dump"
+PLAN_BACKUP, PLAN_RESTORE = "the plan: `pg_dump \\| gzip`", "the plan: `gunzip \\| psql`, empty database"
+NOTHING = "no backup"
+QUIET = 8.0
+ZSTD, LZ4 = "server-zstd:level=1,workers=2", "server-lz4"
 
 
-@dataclass
-class Bench:
-    """A server with data, and a directory for what is taken from it."""
+class Ways:
+    """The ways to back a server up and to restore it, each as its tool's own command line."""
 
-    server: Server
-    place: Path
-    rows: int = 0
-    compression: str = ""
-    plain_dump: Path = Path()
-    set_id: str = ""
-    base_id: str = ""
-    base_compression: str = ""
-    beside_rows: int = 0
-    postmaster: int = 0
+    def __init__(self, of: Bench) -> None:
+        self.of, self.tools = of, of.tools
+        self.dump_id = self.base_id = ""
 
-    @property
-    def repository(self) -> Repository:
-        return Repository(self.place / "repository")
-
-    # -- the written plan's commands -----------------------------------------------------------------------------
+    # -- backups -------------------------------------------------------------------------------------------------
 
     def plan_backup(self) -> None:
-        path = self.place / "plan-database.sql.gz"
-        self._shell('pg_dump --no-password "$1" | gzip > "$2"', self.server.spec.database, str(path))
-        self.plain_dump = path
+        self.tools.run('pg_dump --no-password | gzip >"$1/plan-database.sql.gz"', str(self.tools.place))
+
+    def our_dump(self) -> None:
+        self.dump_id = take_database_backup.fn(self.of.server, self.of.repository).set_id
+
+    def our_base(self) -> None:
+        self.base_id = take_base(self.of.server, self.of.repository, False).set_id
+
+    def raw(self, packer: str) -> Callable[[], None]:
+        script = (
+            'rm -rf "$1"; exec pg_basebackup --pgdata="$1" --format=tar --compress="$2" --wal-method=fetch '
+            "--checkpoint=fast"
+        )
+        return lambda: self._do(script, str(self._raw(packer)), packer)
+
+    def pgbackrest(self, kind: str, command: str, *options: str) -> Callable[[], None]:
+        # A repository for each kind of compression: "latest" is then of that kind.
+        options = (f"--repo1-path={self.tools.place}/pgbackrest-{kind}", *options)
+        return lambda: self.tools.pgbackrest(command, *options)
+
+    def barman(self, *arguments: str) -> None:
+        self.tools.barman(*arguments)
+
+    # -- restores, into the server's own data directory, until it takes writes ------------------------------------
 
     def plan_restore(self) -> None:
-        self._shell('gunzip -c "$1" | psql --no-password --dbname="$2" > "$1.out"', str(self.plain_dump), TARGET)
+        script = 'gunzip -c "$1/plan-database.sql.gz" | psql --no-psqlrc --no-password --dbname="$2" >"$1/out"'
+        self._do(script, str(self.tools.place), RESTORED)
 
-    # -- ours ----------------------------------------------------------------------------------------------------
+    def our_dump_restore(self) -> None:
+        restore_beside.fn(self.of.server, self.of.repository, self.dump_id, RESTORED)
 
-    def whole_backup(self) -> None:
-        taken = take_database_backup.fn(self.server, self.repository)
-        self.set_id, self.compression = taken.set_id, taken.compression
+    def our_base_restore(self) -> None:
+        """Choose (every checksum), put aside, unpack, verify, replay, look, make durable, start, receive WAL again."""
+        server, repository = self.of.server, self.of.repository
+        chosen = choose_base.fn(server, repository, "latest")
+        if chosen.set_id != self.base_id:
+            raise RecoveryError(f"{chosen} was chosen", state="the figures would be worth nothing")
+        scratch = self.of.place / "scratch"
+        replay_wal.fn(server, repository, chosen.set_id, "latest", self.of.label(), scratch)
+        start_replayed.fn(server)
 
-    def dump_alone(self) -> None:
-        with self.server.connect(statement=LIMIT) as connection:
-            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            row = connection.execute("SELECT pg_export_snapshot()").fetchone()
-            assert row is not None
-            argv = dump_command(
-                self.server, self.place / "dump-alone", str(row[0]), self.compression.removeprefix("gzip:")
-            )
-            self.server.tool(argv, timeout=LIMIT, mounts=[self.place])
+    def raw_restore(self, packer: str) -> Callable[[], None]:
+        program = "zstd" if packer == ZSTD else "lz4"
+        script = f'{program} -dcq "$1"/base.tar.* | tar -xf - -C "$2"'
+        return lambda: self._do(script, str(self._raw(packer)), self.tools.data)
 
-    def whole_restore(self) -> None:
-        restore_beside.fn(self.server, self.repository, self.set_id, TARGET)
+    # -- parts ---------------------------------------------------------------------------------------------------
 
-    def restore_alone(self) -> None:
-        one = self.repository.get(self.server.spec.store, self.set_id)
-        self.server.tool(
-            restore_command(self.server, one, TARGET), timeout=LIMIT, mounts=[one.path], options=RESTORE_OPTIONS
-        )
+    def _do(self, script: str, *arguments: str) -> None:
+        self.tools.run(script, *arguments)
 
-    # -- physical: the tools by themselves, and ours ----------------------------------------------------------------
+    def prepare(self) -> None:
+        """Set the other tools up on the server, and read all data once into memory, for all alike."""
+        for kind in ("zst", "lz4"):
+            self.pgbackrest(kind, "stanza-create")()
+        self.tools.run(f"nohup barman -q -c {self.tools.place}/barman.conf receive-wal bench >/dev/null 2>&1 &")
+        time.sleep(2)
+        # It backs nothing up before a first segment was archived.
+        self.barman("switch-wal", "--force", "--archive", "bench")
+        self.our_base()
 
-    def base_alone(self) -> None:
-        """One compressed archive and nothing else: the floor of any physical backup."""
-        packer = f"server-{self.base_compression}"
-        with self.server.connect() as connection:
-            row = connection.execute("SHOW unix_socket_directories").fetchone()
-        argv = base_command(self.server, self.place / "base-alone" / "base", packer, None)
-        (self.place / "base-alone").mkdir()
-        socket = str(row[0]).split(",")[0] if row else ""
-        self.server.tool(argv, timeout=LIMIT, mounts=[self.place], socket=socket)
+    def finish_barman(self) -> None:
+        """Have Barman archive the WAL its backups need, and end its receiver."""
+        self.barman("switch-wal", "--force", "--archive", "bench")
+        self.barman("receive-wal", "--stop", "bench")
 
-    def whole_base(self) -> None:
-        taken = take_base(self.server, self.repository, False)
-        self.base_id, self.base_compression = taken.set_id, taken.compression
+    def then_up(self, restore: Callable[[], None]) -> Callable[[], None]:
+        """Give a restore with the start of the server after it."""
 
-    def unpack_and_start(self) -> None:
-        """Unpack the archive and start a server on it: the floor of any physical restore."""
-        path = self.repository.get(series(self.server), self.base_id).path
-        script = (
-            'set -eu; mkdir -p "$2"; chmod 700 "$2"; tar -xf "$1"/base/base.tar.* -C "$2"; '
-            'if [ "$(id -u)" = 0 ]; then chown -R "${RUN_AS:-postgres}" "$(dirname "$2")"; '
-            'do="setpriv --reuid=${RUN_AS:-postgres} --regid=$(id -g "${RUN_AS:-postgres}") --clear-groups --"; '
-            "else do=; fi; cd /; "
-            '$do pg_ctl -D "$2" -w -s -o "-c listen_addresses= -c unix_socket_directories=$2 -c fsync=off" '
-            '-l "$2/log" start; $do pg_ctl -D "$2" -s -m immediate stop'
-        )
-        target = self.place / "started" / "data"
-        target.parent.mkdir(mode=0o755)
-        self.place.chmod(0o755)
-        self._shell(script, str(path), str(target), mounts=[path])
+        def both() -> None:
+            restore()
+            self.of.come_up()
 
-    def whole_replay(self) -> None:
-        """Unpack, verify, replay, promote, until it answers and what was replayed was looked at."""
-        with restored_server(self.server, self.repository, self.base_id, Target(), self.place) as (beside, checks):
-            if wrong := [check for check in checks if check.outcome is Outcome.FAILED]:
-                raise RecoveryError(f"{wrong}", state="the figures would be worth nothing")
-            self.beside_rows = self.count(server=beside)
+        return both
 
-    # -- around them, untimed ------------------------------------------------------------------------------------
+    def _raw(self, packer: str) -> Path:
+        return self.tools.place / f"raw-{packer.partition(':')[0]}"
 
-    def empty_database(self) -> None:
-        self._maintenance(f"CREATE DATABASE {TARGET} TEMPLATE template0")
-        self.settle()
-
-    def settle(self) -> None:
-        """Leave no dirty pages of the one before to the next one."""
-        self._maintenance("CHECKPOINT")
-        os.sync()
-
-    def drop_restored(self) -> None:
-        """See that everything came back, whatever way it came, and remove it."""
-        if (seen := self.count(TARGET)) != self.rows:
-            raise RecoveryError(f"{seen:,} rows came back of {self.rows:,}", state="the figures would be worth nothing")
-        self._maintenance(f"DROP DATABASE {TARGET} WITH (FORCE)")
-
-    def drop_base(self) -> None:
-        shutil.rmtree(self.place / "base-alone", ignore_errors=True)
-
-    def drop_started(self) -> None:
-        shutil.rmtree(self.place / "started", ignore_errors=True)
-
-    def same_rows(self) -> None:
-        if self.beside_rows != self.rows:
-            raise RecoveryError(
-                f"{self.beside_rows:,} rows of {self.rows:,}", state="the figures would be worth nothing"
-            )
-
-    def drop_dump(self) -> None:
-        shutil.rmtree(self.place / "dump-alone", ignore_errors=True)
-
-    def cpu(self) -> float:
-        """Give the CPU seconds that this process, the programs it ran, and the server have used so far."""
-        own = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        return sum(used.ru_utime + used.ru_stime for used in own) + cpu_of_tree(self.postmaster)
-
-    def count(self, database: str | None = None, server: Server | None = None) -> int:
-        """Give the number of rows of every table together."""
-        with (server or self.server).connect(database, statement=LIMIT) as connection:
-            names = connection.execute(
-                "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = 'public'"
-            ).fetchall()
-            counts = [
-                connection.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.SQL(str(name)))).fetchone()
-                for (name,) in names
-            ]
-        return sum(int(str(row[0])) for row in counts if row)
-
-    def _maintenance(self, statement: str) -> None:
-        with self.server.connect(self.server.spec.maintenance_database, statement=LIMIT) as connection:
-            connection.execute(statement.encode())
-
-    def _shell(self, script: str, *arguments: str, mounts: Sequence[Path] = ()) -> None:
-        self.server.tool(("sh", "-c", script, "plan", *arguments), timeout=LIMIT, mounts=[self.place, *mounts])
+    def size(self, name: str) -> int:
+        """Give the bytes of the last backup of a kind."""
+        places = {
+            PLAN_BACKUP: self.tools.place / "plan-database.sql.gz",
+            OUR_DUMP: self.of.repository.root / self.dump_id,
+            OUR_BASE: self.of.repository.root / self.base_id,
+            RAW_ZSTD: self._raw(ZSTD),
+            RAW_LZ4: self._raw(LZ4),
+            PGBACKREST_ZSTD: self.tools.place / "pgbackrest-zst",
+            PGBACKREST_LZ4: self.tools.place / "pgbackrest-lz4",
+            BARMAN: max((self.tools.place / "barman" / "bench" / "base").iterdir()),
+        }
+        return size_of(places[name])
 
 
-@contextmanager
-def bench(kind: sandbox.Kind, size_gb: float, place: Path) -> Iterator[Bench]:
-    """Give a loaded database on a sandbox whose other services are stopped; nothing of it is left afterwards."""
-    made = sandbox.create(kind, policy="async", progress=lambda text: screen.print(text, style="dim"))
-    try:
-        plan = load_plan(made.plan)
-        server = Server.of(plan, open_stack(plan), None)
-        for state in server.stack.services():
-            if state.service not in (server.spec.service, RECEIVER):
-                server.stack.stop(state.service)
-        have_it_received(server)
-        found = Bench(server, place)
-        with screen.status(f"loading about {size_gb} GB"):
-            size = load(server, size_gb)
-        found.rows = found.count()
-        found.postmaster = postmaster(server) if kind == "process" else 0
-        screen.print(f"PostgreSQL {version(server)}: {size / 1e9:.2f} GB, {found.rows:,} rows")
-        yield found
-    finally:
-        sandbox.destroy(made)
-
-
-def version(server: Server) -> str:
-    """Give the version of the server."""
-    with server.connect() as connection:
-        row = connection.execute("SHOW server_version").fetchone()
-    return str(row[0]) if row else ""
-
-
-def postmaster(server: Server) -> int:
-    """Give the process id of a server that runs as a child process."""
-    with server.connect() as connection:
-        row = connection.execute("SHOW data_directory").fetchone()
-    assert row is not None
-    return int((Path(str(row[0])) / "postmaster.pid").read_text(encoding="utf-8").split("\n", 1)[0])
-
-
-def contestants(of: Bench) -> tuple[list[Contestant], list[Contestant]]:
-    """Give the ways to back up, and the ways to restore."""
-    backup = [
-        Contestant(PLAN_BACKUP, of.plan_backup, before=of.settle),
-        Contestant("ours, the dump alone", of.dump_alone, PLAN_BACKUP, before=of.settle, after=of.drop_dump),
-        Contestant("ours, whole: dump, content, hashes, publication", of.whole_backup, PLAN_BACKUP, before=of.settle),
-        Contestant("pg_basebackup alone", of.base_alone, PLAN_BACKUP, before=of.settle, after=of.drop_base),
-        Contestant("ours, base backup: copy, hashes, publication", of.whole_base, PLAN_BACKUP, before=of.settle),
+def backups(ways: Ways) -> list[Contestant]:
+    """Give the ways to back up, and a while without any, to hold the writer's latency against."""
+    acts = {
+        RAW_ZSTD: ways.raw(ZSTD),
+        RAW_LZ4: ways.raw(LZ4),
+        PGBACKREST_ZSTD: ways.pgbackrest("zst", "backup", "--type=full", "--compress-type=zst"),
+        PGBACKREST_LZ4: ways.pgbackrest("lz4", "backup", "--type=full", "--compress-type=lz4"),
+        BARMAN: lambda: ways.barman("backup", "bench"),
+    }
+    settle = ways.of.settle
+    return [
+        Contestant(NOTHING, lambda: time.sleep(QUIET), before=settle, ours=True),
+        Contestant(PLAN_BACKUP, ways.plan_backup, before=settle, rounds=1),
+        *(Contestant(name, act, before=settle) for name, act in acts.items()),
+        Contestant(OUR_BASE, ways.our_base, before=settle, ours=True),
+        Contestant(OUR_DUMP, ways.our_dump, before=settle, ours=True, rounds=1),
     ]
-    fresh, drop = of.empty_database, of.drop_restored
-    restore = [
-        Contestant(PLAN_RESTORE, of.plan_restore, before=fresh, after=drop),
-        Contestant("ours, pg_restore alone", of.restore_alone, PLAN_RESTORE, before=fresh, after=drop),
-        Contestant(
-            "ours, whole: restore, statistics, comparison", of.whole_restore, PLAN_RESTORE, before=of.settle, after=drop
-        ),
-        Contestant("tar and start", of.unpack_and_start, PLAN_RESTORE, before=of.settle, after=of.drop_started),
-        Contestant(
-            "ours, base backup: unpack, verify, replay, all rows",
-            of.whole_replay,
-            PLAN_RESTORE,
-            before=of.settle,
-            after=of.same_rows,
-        ),
+
+
+def restores(ways: Ways) -> list[Contestant]:
+    """Give the ways to restore a killed server whose data directory is empty, and a dump into an empty database."""
+    of = ways.of
+    acts = {
+        RAW_ZSTD: ways.raw_restore(ZSTD),
+        RAW_LZ4: ways.raw_restore(LZ4),
+        PGBACKREST_ZSTD: ways.pgbackrest("zst", "restore", "--type=none"),
+        PGBACKREST_LZ4: ways.pgbackrest("lz4", "restore", "--type=none"),
+        BARMAN: lambda: ways.barman("recover", "bench", "latest", ways.tools.data),
+    }
+
+    def dump(name: str, act: Callable[[], None], before: Callable[[], None], ours: bool) -> Contestant:
+        return Contestant(name, act, of.same_dump, before, of.drop_restored, ours=ours, rounds=1)
+
+    return [
+        dump(PLAN_RESTORE, ways.plan_restore, of.empty_database, False),
+        dump(OUR_DUMP, ways.our_dump_restore, of.settle, True),
+        *(Contestant(name, ways.then_up(act), of.same_content, of.destroy) for name, act in acts.items()),
+        Contestant(OUR_BASE, ways.our_base_restore, of.same_content, of.destroy, of.drop_old_data, ours=True),
     ]
-    return backup, restore
 
 
-def measure(kind: sandbox.Kind, size_gb: float, rounds: int, patience: float, place: Path) -> tuple[Figure, ...]:
-    """Give the figures of backups, then of restores of what these left."""
-    with bench(kind, size_gb, place) as of:
-        of.whole_base()
-        of.whole_backup()  # not counted: it names the compression, and reads the data into memory for all alike
-        backup, restore = contestants(of)
-        # What runs in containers is nobody's child here, and its CPU time is not read.
-        cpu = of.cpu if of.postmaster else None
-        return (*play(backup, rounds, patience, cpu), *play(restore, rounds, patience, cpu))
+def backup_table(ways: Ways, taken: Sequence[Contestant], writer: Writer) -> str:
+    """Give the table of the backups: seconds, against the plan's and the best rival's; size; what the writer felt."""
+    plan, best = _plan_and_best(taken)
+    quiet = writer.latency(next(one.windows for one in taken if one.name == NOTHING))
+    rows = []
+    for one in taken:
+        felt = writer.latency(one.windows)
+        wait = (f"{felt.p50:.1f}", f"{felt.p99:.1f}") if felt else ("", "")
+        more = (f"{felt.p50 / quiet.p50:.1f}", f"{felt.p99 / quiet.p99:.1f}") if felt and quiet else ("", "")
+        if one.name == NOTHING:
+            rows.append((one.name, "", "", "", "", *wait, "1", "1", ""))
+            continue
+        rows.append(
+            (
+                one.name,
+                f"{one.median:.1f}",
+                f"{plan / one.median:.1f}",
+                f"{one.median / best:.2f}",
+                f"{ways.size(one.name) / 1e6:.0f}",
+                *wait,
+                *more,
+                "  ".join(f"{s:.1f}" for s in one.seconds),
+            )
+        )
+    columns = ("backup", "s", "× faster than the plan", "of the best tool", "MB")
+    felt_columns = ("writer p50, ms", "p99, ms", "p50 ×", "p99 ×", "rounds")
+    return markdown((*columns, *felt_columns), rows)
+
+
+def restore_table(taken: Sequence[Contestant]) -> str:
+    """Give the table of the restores: until writes are accepted, and until every row was read and found right."""
+    plan, best = _plan_and_best(taken)
+    columns = (
+        "restore",
+        "accepts writes, s",
+        "all rows read, s",
+        "× faster than the plan",
+        "of the best tool",
+        "rounds",
+    )
+    rows = [
+        (
+            one.name,
+            f"{one.median:.1f}",
+            f"{statistics.median(one.proven):.1f}",
+            f"{plan / one.median:.1f}",
+            f"{one.median / best:.2f}",
+            "  ".join(f"{s:.1f}" for s in one.seconds),
+        )
+        for one in taken
+    ]
+    return markdown(columns, rows)
+
+
+def _plan_and_best(taken: Sequence[Contestant]) -> tuple[float, float]:
+    plan = next(one.median for one in taken if one.name in (PLAN_BACKUP, PLAN_RESTORE))
+    return plan, min(one.median for one in taken if not one.ours)
 
 
 def main() -> None:
-    """Measure and print: a table, and with --json the same as JSON on standard output."""
+    """Measure, and print the tables as Markdown on standard output."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.database", description=__doc__)
     parser.add_argument("--size-gb", type=float, default=1.0, help="size of the database with its indexes (1)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured (3)")
-    parser.add_argument("--stack", choices=("process", "compose"), default="process", help="what the server runs on")
-    parser.add_argument("--patience", type=float, default=60, help="seconds to wait for a quiet machine (60)")
-    parser.add_argument("--scratch", type=Path, help="directory with room for five times the size")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--patience", type=float, default=10, help="seconds to wait for a quiet machine (10)")
+    parser.add_argument("--scratch", type=Path, help="directory with room for six times the size")
     asked = parser.parse_args()
     where = machine()
     screen.print(str(where))
-    with working_place(asked.scratch) as place:
-        found = measure(asked.stack, asked.size_gb, asked.rounds, asked.patience, place)
-    if asked.json:
-        json.dump({"machine": asdict(where), "figures": [asdict(one) for one in found]}, sys.stdout, indent=1)
-        print()
-        return
-    title = f"{asked.size_gb} GB, {asked.rounds} rounds in shuffled order, medians ({where})"
-    Console().print(table(title, found))
+    with working_place(asked.scratch) as place, bench(asked.size_gb, place) as of:
+        ways = Ways(of)
+        with writing(of.tools, of.accounts) as writer:
+            ways.prepare()
+            backed_up = backups(ways)
+            play(backed_up, asked.rounds, asked.patience)
+        ways.finish_barman()
+        of.note_content()
+        restored = restores(ways)
+        play(restored, asked.rounds, asked.patience)
+        shown = backup_table(ways, backed_up, writer), restore_table(restored)
+    how = f"{asked.size_gb:g} GB, {RATE} transactions a second, {asked.rounds} rounds in shuffled order, medians"
+    print(f"{how} ({where})", *shown, sep="\n\n")
 
 
 if __name__ == "__main__":

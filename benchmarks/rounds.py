@@ -18,9 +18,8 @@ from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
-from rich.table import Table
 
-screen = Console(stderr=True, highlight=False)
+screen = Console(stderr=True, highlight=False, soft_wrap=True)
 QUIET = 0.15
 
 
@@ -52,82 +51,63 @@ def machine() -> Machine:
 
 @dataclass
 class Contestant:
-    """One way to do a thing: ``act`` does it; ``before`` and ``after`` prepare and clear, untimed.
+    """One way to do a thing: ``act`` does it, ``prove`` looks at what came of it, timed too.
 
-    ``rival`` names the contestant it is held against. ``busy`` is, of each round, the share of the machine that was
-    in use in the second before: other programs' load, for the benchmark rests then. ``cpu`` are the CPU seconds that it
-    took, of every process of its own, which others' load hardly changes.
+    ``before`` and ``after`` prepare and clear, untimed. ``ours``: no rival of the others. ``rounds``: take part in no
+    more than these. ``windows`` are the times (seconds since 1970) it acted in; ``busy`` is, before each, the share of
+    the machine that others used.
     """
 
     name: str
     act: Callable[[], None]
-    rival: str = ""
+    prove: Callable[[], None] | None = None
     before: Callable[[], None] = lambda: None
     after: Callable[[], None] = lambda: None
+    ours: bool = False
+    rounds: int | None = None
     seconds: list[float] = field(default_factory=list)
+    proven: list[float] = field(default_factory=list)
+    windows: list[tuple[float, float]] = field(default_factory=list)
     busy: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
 
-
-@dataclass(frozen=True)
-class Figure:
-    """What came out for one contestant; ``faster`` is its rival's median divided by its own."""
-
-    name: str
-    median: float
-    seconds: tuple[float, ...]
-    rival: str
-    faster: float | None
-    busy_before: tuple[float, ...]
-    cpu_median: float | None
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
 
 
 def play(
     contestants: Sequence[Contestant],
     rounds: int,
     patience: float,
-    cpu: Callable[[], float] | None = None,
     seed: int = 1,
-) -> tuple[Figure, ...]:
-    """Let every contestant run once in each round, the order shuffled anew, and give the figures.
+) -> None:
+    """Let every contestant run once in each round, the order shuffled anew.
 
-    Before each it is waited until other programs leave the machine alone, at most ``patience`` seconds. ``cpu`` reads
-    the CPU seconds that everything measured here has used so far.
+    Before each it is waited until other programs leave the machine alone, at most ``patience`` seconds.
     """
     order = random.Random(seed)
     for number in range(1, rounds + 1):
-        for one in order.sample(contestants, len(contestants)):
+        taking_part = [one for one in contestants if one.rounds is None or number <= one.rounds]
+        for place, one in enumerate(order.sample(taking_part, len(taking_part)), 1):
+            if screen.is_terminal:
+                screen.print(f"round {number}/{rounds}, {place}/{len(taking_part)}  {one.name:<70} …", end="\r")
             one.before()
-            busy = rest(patience)
+            share = rest(patience)
             try:
-                used, started = cpu() if cpu else 0.0, time.monotonic()
+                began, started = time.time(), time.monotonic()
                 one.act()
                 took = time.monotonic() - started
-                if cpu:
-                    one.cpu.append(cpu() - used)
+                one.windows.append((began, time.time()))
+                if one.prove:
+                    one.prove()
+                proven = time.monotonic() - started
             finally:
                 one.after()
             one.seconds.append(took)
-            one.busy.append(busy)
-            screen.print(f"round {number}/{rounds}  {one.name:<48} {took:7.2f} s   (others: {busy:.0%} before)")
-    return figures(contestants)
-
-
-def figures(contestants: Sequence[Contestant]) -> tuple[Figure, ...]:
-    """Give medians, and ratios between the medians of rivals."""
-    medians = {one.name: statistics.median(one.seconds) for one in contestants}
-    return tuple(
-        Figure(
-            name=one.name,
-            median=round(medians[one.name], 2),
-            seconds=tuple(round(s, 2) for s in one.seconds),
-            rival=one.rival,
-            faster=round(medians[one.rival] / medians[one.name], 2) if one.rival else None,
-            busy_before=tuple(round(share, 2) for share in one.busy),
-            cpu_median=round(statistics.median(one.cpu), 2) if one.cpu else None,
-        )
-        for one in contestants
-    )
+            one.proven.append(proven)
+            one.busy.append(share)
+            looked = f", looked at {proven:.1f} s" if one.prove else ""
+            screen.print(f"round {number}/{rounds}  {one.name:<46} {took:6.2f} s{looked} (others: {share:.0%} before)")
 
 
 def rest(patience: float) -> float:
@@ -160,37 +140,10 @@ def working_place(scratch: Path | None) -> Iterator[Path]:
         shutil.rmtree(state)
 
 
-def table(title: str, found: Sequence[Figure]) -> Table:
-    """Give the figures as a table."""
-    shown = Table("", "median", "× faster", "CPU", "rounds", title=title, title_justify="left", title_style="bold")
-    for column in shown.columns[1:4]:
-        column.justify = "right"
-    for one in found:
-        rounds = "  ".join(f"{s:.1f}" for s in one.seconds)
-        cpu = f"{one.cpu_median:.1f} s" if one.cpu_median is not None else ""
-        shown.add_row(one.name, f"{one.median:.1f} s", f"{one.faster:.1f}" if one.faster else "1", cpu, rounds)
-    return shown
-
-
-def cpu_of_tree(root: int) -> float:
-    """Give the CPU seconds of a process, its living descendants, and those that have ended and were waited for."""
-    parents, seconds = {}, {}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                text = Path("/proc", entry, "stat").read_text(encoding="utf-8", errors="replace")
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            # The name, in parentheses, may itself hold spaces; proc(5) counts it as field 2, utime to cstime 14 to 17.
-            fields = text.rpartition(")")[2].split()
-            parents[int(entry)], seconds[int(entry)] = int(fields[1]), sum(int(f) for f in fields[11:15])
-    ticks = 0
-    for process in parents:
-        above: int | None = process
-        while above not in (None, root):
-            above = parents.get(above or 0)
-        ticks += seconds[process] if above == root else 0
-    return ticks / os.sysconf("SC_CLK_TCK")
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Give a table as Markdown, as it stands in a README; its first column is text, the others are figures."""
+    lines = [columns, ["---", *("--:" for _ in columns[1:])], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
