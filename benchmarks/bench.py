@@ -22,7 +22,7 @@ from recoup.stacks import open_stack
 from recoup.stacks.compose import ASIDE_LABEL
 from recoup.stacks.compose_project import SANDBOX_LABEL
 from tasks import sandbox
-from tasks.postgres import Server, wait_until_it_answers
+from tasks.postgres import Role, Server, live_role
 from tasks.sandbox_process import RECEIVER
 from tasks.wal_receiver import have_it_received, receiver_of
 
@@ -78,7 +78,7 @@ class Bench:
         self.server.stack.kill(self.server.spec.service)
         self.tools.run('find "$1" -mindepth 1 -delete', self.tools.data, user="0")
         kept, wal = str(self.tools.place / "wal"), str(self._wal())
-        self.tools.run('find "$2" -mindepth 1 -delete; cp -a "$1"/. "$2"', kept, wal, user="0")
+        self.tools.run('rsync --archive --delete "$1"/ "$2"', kept, wal, user="0")
         os.sync()
 
     def same_content(self) -> None:
@@ -107,18 +107,20 @@ class Bench:
 
     # -- parts of a restore --------------------------------------------------------------------------------------
 
-    def come_up(self) -> None:
+    def come_up(self) -> float:
         """Let the server recover with what a tool has put back and the WAL that was received, until it takes writes."""
         self.tools.run(HAND_OVER, self.tools.data, str(self._timeline()))
         self.server.stack.start(self.server.spec.service)
-        wait_until_it_answers(self.server)
+        return self.taking_writes()
+
+    def taking_writes(self) -> float:
+        """Wait until the service takes writes, and give that moment (of time.monotonic)."""
         until = time.monotonic() + LIMIT.total_seconds()
         while time.monotonic() < until:
-            with self.server.connect() as connection:
-                row = connection.execute("SELECT pg_is_in_recovery()").fetchone()
-            if row and not row[0]:
-                return
+            if live_role(self.server) is Role.PRIMARY:
+                return time.monotonic()
             time.sleep(0.05)
+        raise RecoveryError("the restored server does not answer", state="the figures would be worth nothing")
 
     def label(self) -> str:
         return uuid4().hex[:8]

@@ -9,6 +9,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.bench import RESTORED, Bench, bench, size_of
@@ -17,7 +18,8 @@ from benchmarks.writer import RATE, Writer, writing
 from recoup.errors import RecoveryError
 from tasks.postgres_backup import take_database_backup
 from tasks.postgres_base import take_base
-from tasks.postgres_replay import choose_base, replay_wal, start_replayed
+from tasks.postgres_choice import choose_base
+from tasks.postgres_replay import replay_wal, start_replayed
 from tasks.postgres_restore import restore_beside
 
 RAW_ZSTD, RAW_LZ4 = "`pg_basebackup` + `tar`, zstd", "`pg_basebackup` + `tar`, lz4"
@@ -71,15 +73,21 @@ class Ways:
     def our_dump_restore(self) -> None:
         restore_beside.fn(self.of.server, self.of.repository, self.dump_id, RESTORED)
 
-    def our_base_restore(self) -> None:
-        """Choose (every checksum), put aside, unpack, verify, replay, look, make durable, start, receive WAL again."""
+    def our_base_restore(self) -> float:
+        """Choose (every checksum), put aside, unpack, verify, replay, look, make durable, start, receive WAL again.
+
+        Gives the moment at which the service took writes; its WAL is received again a little later.
+        """
         server, repository = self.of.server, self.of.repository
         chosen = choose_base.fn(server, repository, "latest")
         if chosen.set_id != self.base_id:
             raise RecoveryError(f"{chosen} was chosen", state="the figures would be worth nothing")
         scratch = self.of.place / "scratch"
-        replay_wal.fn(server, repository, chosen.set_id, "latest", self.of.label(), scratch)
-        start_replayed.fn(server)
+        with ThreadPoolExecutor(1) as pool:
+            replay_wal.fn(server, repository, chosen.set_id, "latest", self.of.label(), scratch)
+            taking_writes = pool.submit(self.of.taking_writes)
+            start_replayed.fn(server)
+            return taking_writes.result()
 
     def raw_restore(self, packer: str) -> Callable[[], None]:
         program = "zstd" if packer == ZSTD else "lz4"
@@ -106,12 +114,12 @@ class Ways:
         self.barman("switch-wal", "--force", "--archive", "bench")
         self.barman("receive-wal", "--stop", "bench")
 
-    def then_up(self, restore: Callable[[], None]) -> Callable[[], None]:
+    def then_up(self, restore: Callable[[], None]) -> Callable[[], float]:
         """Give a restore with the start of the server after it."""
 
-        def both() -> None:
+        def both() -> float:
             restore()
-            self.of.come_up()
+            return self.of.come_up()
 
         return both
 
@@ -238,7 +246,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.database", description=__doc__)
     parser.add_argument("--size-gb", type=float, default=1.0, help="size of the database with its indexes (1)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured (3)")
-    parser.add_argument("--patience", type=float, default=10, help="seconds to wait for a quiet machine (10)")
+    parser.add_argument("--patience", type=float, default=3, help="seconds to wait for a quiet machine (3)")
     parser.add_argument("--scratch", type=Path, help="directory with room for six times the size")
     asked = parser.parse_args()
     where = machine()

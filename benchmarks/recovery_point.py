@@ -7,15 +7,14 @@ procedure brings it back from base backup and WAL. What a client was told is com
 from __future__ import annotations
 
 import argparse
+import statistics
 import threading
 import time
 from datetime import UTC, datetime, timedelta
 
 import psycopg
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.rounds import machine, screen
+from benchmarks.rounds import machine, markdown, screen, working_place
 from flows.continuous import run_base_backup
 from flows.database import DatabaseRecovery, run_recovery
 from recoup.errors import RecoveryError
@@ -87,31 +86,40 @@ def trial(kind: sandbox.Kind, policy: WalPolicy) -> tuple[int, int, timedelta, t
 
 
 def main() -> None:
-    """Run the trials and print a table."""
+    """Run the trials and print a table as Markdown."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.recovery_point", description=__doc__)
     parser.add_argument("--trials", type=int, default=10, help="for each policy (10)")
     parser.add_argument("--stack", choices=("process", "compose"), default="process", help="what the server runs on")
     asked = parser.parse_args()
-    title = f"{CLIENTS} clients, {LOAD:.0f} s of load, SIGKILL and an emptied data directory ({machine()})"
-    table = Table("policy", "trials", "acknowledged", "lost in each", "oldest lost, ms", "RTO, median", title=title)
+    where = machine()
+    rows = []
     policies: tuple[WalPolicy, ...] = ("async", "zero-loss")
-    for policy in policies:
-        found = []
-        for number in range(1, asked.trials + 1):
-            found.append(trial(asked.stack, policy))
-            acknowledged, lost, span, rto = found[-1]
-            oldest = f"{span.total_seconds() * 1000:.0f} ms, RTO {rto.total_seconds():.1f} s"
-            screen.print(f"{policy} {number}/{asked.trials}: {lost} of {acknowledged:,} lost, {oldest}")
-        rtos = sorted(one[3].total_seconds() for one in found)
-        table.add_row(
-            policy,
-            str(len(found)),
-            f"{sum(one[0] for one in found):,}",
-            " ".join(str(one[1]) for one in found),
-            f"{max(one[2] for one in found).total_seconds() * 1000:.0f}",
-            f"{rtos[len(rtos) // 2]:.1f} s",
-        )
-    Console().print(table)
+    with working_place(None):
+        for policy in policies:
+            found = []
+            for number in range(1, asked.trials + 1):
+                found.append(trial(asked.stack, policy))
+                acknowledged, lost, span, rto = found[-1]
+                oldest = f"{_ms(span)} ms, RTO {rto.total_seconds():.1f} s"
+                screen.print(f"{policy} {number}/{asked.trials}: {lost} of {acknowledged:,} lost, {oldest}")
+            rows.append(
+                (
+                    policy,
+                    str(len(found)),
+                    f"{sum(one[0] for one in found):,}",
+                    " ".join(str(one[1]) for one in found),
+                    " ".join(_ms(one[2]) for one in found),
+                    _ms(max(one[2] for one in found)),
+                    f"{statistics.median(one[3].total_seconds() for one in found):.1f} s",
+                )
+            )
+    print(f"{CLIENTS} clients, {LOAD:.0f} s of load, SIGKILL and an emptied data directory ({where})\n")
+    columns = ("policy", "trials", "acknowledged", "lost in each", "ms lost in each", "most, ms", "RTO, median")
+    print(markdown(columns, rows))
+
+
+def _ms(span: timedelta) -> str:
+    return f"{span.total_seconds() * 1000:.0f}"
 
 
 if __name__ == "__main__":

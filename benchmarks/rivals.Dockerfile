@@ -4,5 +4,5 @@ ARG BASE
 FROM ${BASE}
 RUN --mount=type=bind,source=debian.list,target=/etc/apt/sources.list.d/recoup-benchmark.list \
     apt-get update -qq \
-    && apt-get install -y -qq --no-install-recommends pgbackrest barman lz4 zstd \
+    && apt-get install -y -qq --no-install-recommends pgbackrest barman rsync lz4 zstd \
     && rm -rf /var/lib/apt/lists/*

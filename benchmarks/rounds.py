@@ -53,13 +53,15 @@ def machine() -> Machine:
 class Contestant:
     """One way to do a thing: ``act`` does it, ``prove`` looks at what came of it, timed too.
 
+    What counts was there when ``act`` ended, or at the moment that it gives (of time.monotonic).
+
     ``before`` and ``after`` prepare and clear, untimed. ``ours``: no rival of the others. ``rounds``: take part in no
     more than these. ``windows`` are the times (seconds since 1970) it acted in; ``busy`` is, before each, the share of
     the machine that others used.
     """
 
     name: str
-    act: Callable[[], None]
+    act: Callable[[], float | None]
     prove: Callable[[], None] | None = None
     before: Callable[[], None] = lambda: None
     after: Callable[[], None] = lambda: None
@@ -95,8 +97,8 @@ def play(
             share = rest(patience)
             try:
                 began, started = time.time(), time.monotonic()
-                one.act()
-                took = time.monotonic() - started
+                reached = one.act()
+                took = (reached or time.monotonic()) - started
                 one.windows.append((began, time.time()))
                 if one.prove:
                     one.prove()
