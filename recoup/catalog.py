@@ -72,18 +72,22 @@ class Repository:
     root: Path
 
     def sets(self, series: str) -> tuple[BackupSet, ...]:
-        """Give the sets of a series, newest first; unreadable ones with ``broken`` saying why, legacy dumps last."""
-        if not self.root.is_dir():
-            return ()
-        ours = [
-            p for p in self.root.iterdir() if _NAME.fullmatch(p.name) and series_of(p.name) == series and p.is_dir()
-        ]
-        legacy = (
-            [p for p in self.root.iterdir() if p.is_file() and p.name.endswith(_LEGACY)] if series == "database" else []
-        )
-        found = [_read(path) for path in sorted(ours, key=lambda p: p.name, reverse=True)]
+        """Give the sets of a series, newest first; unreadable ones with ``broken`` saying why, legacy dumps last.
+
+        Raises PreconditionError when the directory may not be read: that is not the same as none.
+        """
+        try:
+            found = list(self.root.iterdir()) if self.root.is_dir() else []
+            ours = [p for p in found if _NAME.fullmatch(p.name) and series_of(p.name) == series and p.is_dir()]
+            legacy = [p for p in found if p.name.endswith(_LEGACY) and p.is_file()] if series == "database" else []
+        except PermissionError as error:
+            raise PreconditionError(
+                f"the backup repository {self.root} may not be read: {error.strerror}",
+                next_step="run recoup as root or as who takes the backups, or give this user the right to read it",
+            ) from None
+        sets = [_read(path) for path in sorted(ours, key=lambda p: p.name, reverse=True)]
         dumps = sorted(legacy, key=lambda p: (_DIGITS.sub("", p.name), p.stat().st_mtime), reverse=True)
-        return (*found, *(BackupSet(path.name, path, None) for path in dumps))
+        return (*sets, *(BackupSet(path.name, path, None) for path in dumps))
 
     def get(self, series: str, set_id: str) -> BackupSet:
         """Give one set by its id; raises PreconditionError naming those there are."""

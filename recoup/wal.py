@@ -237,6 +237,13 @@ def _histories(dirs: tuple[Path, ...]) -> Mapping[int, Mapping[int, int]]:
     return found
 
 
+@may_read()
+def is_whole(path: Path, size: int) -> bool:
+    """Say whether a file of WAL is what its name says as far as size and first page tell; ``.partial`` ones always."""
+    segment = Segment.of(path.name, size)
+    return segment is None or path.name.endswith(".partial") or not _damaged(path, segment, size)
+
+
 def _damaged(path: Path, segment: Segment, size: int) -> str:
     found = path.stat().st_size
     if found != size:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recoup.manifest import BaseBackup
-from recoup.wal import in_order, write_lsn
+from recoup.wal import in_order, may_read, write_lsn
 
 _CHUNK = 1 << 20
 _SHORT, _LONG = 24, 40
@@ -33,6 +33,7 @@ class Rest:
     unclear: str = ""
 
 
+@may_read()
 def received_to(dirs: tuple[Path, ...], base: BaseBackup) -> int:
     """Give the LSN behind the last byte of WAL that was received in a row from a base backup on; 0 for none."""
     files = in_order(dirs, base)
@@ -42,12 +43,14 @@ def received_to(dirs: tuple[Path, ...], base: BaseBackup) -> int:
     return 0
 
 
+@may_read()
 def behind(dirs: tuple[Path, ...], base: BaseBackup, lsn: int, length: int) -> int:
     """Give where the record can begin that comes after one of so many bytes."""
     wal = _Wal(in_order(dirs, base), base.segment_size)
     return wal.record_at(wal.behind(lsn, length))
 
 
+@may_read()
 def rest(dirs: tuple[Path, ...], base: BaseBackup, reached: int, end: int) -> Rest:
     """Say what is left of the WAL after the LSN a replay reached, of what had been received when it began (``end``)."""
     wal = _Wal(in_order(dirs, base), base.segment_size)
@@ -110,7 +113,7 @@ class _Wal:
 
 def _used(path: Path) -> int:
     """Give the length of a file without the zeros at its end."""
-    at = path.stat().st_size
+    at = _there(path).stat().st_size
     while at > 0:
         begin = max(0, at - _CHUNK)
         if kept := _read(path, begin, at - begin).rstrip(b"\0"):
@@ -119,7 +122,16 @@ def _used(path: Path) -> int:
     return 0
 
 
+def _there(path: Path) -> Path:
+    """Give where a file is now: it may have been received to its end, and so renamed, since it was listed."""
+    return path if path.suffix != ".partial" or path.exists() else path.with_suffix("")
+
+
 def _read(path: Path, at: int, length: int) -> bytes:
-    with path.open("rb") as file:
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        file = _there(path).open("rb")
+    with file:
         file.seek(at)
         return file.read(length)

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import psycopg
+from psycopg import sql
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import recoup
@@ -246,11 +247,20 @@ def _ask(connection: psycopg.Connection[tuple[object, ...]], name: str, what: st
 
 def _refuse_tablespaces(connection: psycopg.Connection[tuple[object, ...]]) -> None:
     rows = connection.execute("SELECT spcname FROM pg_tablespace WHERE spcname !~ '^pg_'").fetchall()
-    if rows:
+    names = [str(row[0]) for row in rows]
+    if names:
+        ways = [
+            f"{command.format(sql.Identifier(name).as_string(connection))};"
+            for name in names
+            for command in ("ALTER TABLE ALL IN TABLESPACE {} SET TABLESPACE pg_default", "DROP TABLESPACE {}")
+        ]
         raise PreconditionError(
-            f"the server has tablespaces of its own ({', '.join(str(row[0]) for row in rows)}), which a base backup "
-            "would have to put back at the same places",
-            next_step="move their tables into the default one, or stay with the dumps: remove continuous from the plan",
+            f"the server has tablespaces of its own ({', '.join(names)}): a replay would write to the very places "
+            "where the old data are, so they are not backed up this way",
+            next_step="in each database that uses one, with room in the data directory and while nobody waits for "
+            f"those tables (they are locked while they move): {' '.join(ways)} Indexes likewise: ALTER INDEX ALL IN "
+            "TABLESPACE …; a database's own: ALTER DATABASE … SET TABLESPACE pg_default. Or stay with the dumps, "
+            "which do hold them: remove continuous from the plan",
         )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from recoup.catalog import BackupSet, Repository, problems
-from recoup.errors import RecoupError, RecoveryError
+from recoup.errors import ProgramError, RecoupError, RecoveryError
 from recoup.manifest import BaseBackup
 from recoup.records import Frozen, SkippedSet
 from recoup.target import Target, parse_target
@@ -76,8 +77,9 @@ def _from_copy(
         try:
             base = copy.fetch(one.set_id, repository).base
             if base:
-                brought = bring_wal(copy, continuous_of(server).wal, base.system_identifier)
-                note(f"{brought} files of WAL came from {copy.name}")
+                brought = bring_wal(copy, continuous_of(server).wal, base)
+                note(f"{brought.count} files of WAL came from {copy.name}")
+                reasons += [one for one in brought.damaged if one not in reasons]
             return find_base(server, repository, target)
         except RecoveryError as error:
             reasons.append(f"{copy.name}: {error.what}")
@@ -92,9 +94,10 @@ def find_base(server: Server, repository: Repository, target: Target) -> ChosenB
     Raises RecoveryError naming what is wrong with each when there is none.
     """
     skipped: list[SkippedSet] = []
+    major = _major(server)
     for one in repository.sets(series(server)):
         note(f"verifying {one.set_id}")
-        wrong = one.broken or _unfit(server, repository, one, target)
+        wrong = one.broken or _other_version(one, major) or _unfit(server, repository, one, target)
         if not wrong and one.manifest and one.base:
             dirs = received_dirs(server, one.base)
             settled, gap = settle(server, dirs, one.base, target), reach(dirs, one.base).wrong
@@ -129,6 +132,23 @@ def lost_since(server: Server, repository: Repository) -> str:
 def received_dirs(server: Server, base: BaseBackup) -> tuple[Path, ...]:
     """Give the directories of the WAL that was received of the server a base backup is of."""
     return places(continuous_of(server).wal, base.system_identifier)
+
+
+def _major(server: Server) -> int:
+    """Give the major version of the programs that would do the replay; 0 when they do not say."""
+    try:
+        done = server.stack.beside(server.spec.service, ("postgres", "--version"), timeout=timedelta(minutes=1))
+    except ProgramError:
+        return 0
+    found = re.search(r"\) (\d+)", done.text)
+    return int(found[1]) if found else 0
+
+
+def _other_version(one: BackupSet, major: int) -> str:
+    taken = one.base.server_version // 10000 if one.base else major
+    if not major or taken == major:
+        return ""
+    return f"it is of PostgreSQL {taken}, and {major} is what would replay it: only a dump goes from one to another"
 
 
 def _unfit(server: Server, repository: Repository, one: BackupSet, target: Target) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ from tasks.postgres_beside import Place, place_in, running
 from tasks.postgres_choice import received_dirs
 from tasks.step import note, step
 from tasks.wal_receiver import continuous_of, have_it_received, set_synchronous, wait_for_receiver
+from tasks.wal_scan import forbids_replay
 
 REPLAY = timedelta(hours=8)
 RECONNECTS = timedelta(seconds=15)
@@ -189,9 +191,24 @@ def restored_server(
         }
         argv = ("replay", where, *(str(part.path) for part in sets))
         mounts = [*(part.path for part in sets), continuous_of(server).wal]
+        # It takes as long as the WAL is: meanwhile the base backup is unpacked.
+        looking = threading.Thread(target=_allow, args=(server, place, there.dirs, one.base, target), daemon=True)
+        looking.start()
         with running(server, place, argv, timeout=REPLAY, env=env, mounts=mounts, ready=REPLAY) as beside:
             _wait_for_promotion(beside, place, one.base, there.end)
             yield beside, _looked(beside, one.base, there, target, len(sets))
+
+
+def _allow(server: Server, place: Place, dirs: tuple[Path, ...], base: BaseBackup, target: Target) -> None:
+    """Let a replay begin, or say in the same place why it must not."""
+    try:
+        why = forbids_replay(server, dirs, base, target)
+    except RecoupError as error:
+        why = first_line(error)
+    with suppress(FileNotFoundError):
+        (place.root / "go.new").write_text(why, encoding="utf-8")
+        (place.root / "go.new").chmod(0o644)
+        (place.root / "go.new").rename(place.root / "go")
 
 
 def _wait_for_promotion(beside: Server, place: Place, base: BaseBackup, end: Reach) -> None:

@@ -52,6 +52,22 @@ def settle(server: Server, dirs: tuple[Path, ...], base: BaseBackup, target: Tar
     return _settle_time(server, dirs, base, target, target.time) if target.time else Settled(target)
 
 
+def forbids_replay(server: Server, dirs: tuple[Path, ...], base: BaseBackup, target: Target) -> str:
+    """Say why this WAL must not be replayed on this machine: it makes a tablespace. Empty where nothing forbids it.
+
+    A server that replays that takes the very directory it names into use, though the server in use has it.
+    """
+    said = _scan(server, dirs, base, parse_lsn(base.start_lsn), "place")
+    found = _RECORD.search(said)
+    stop = target.lsn or target.through
+    if found is None or (stop and parse_lsn(stop) <= parse_lsn(found["lsn"])):
+        return ""
+    return (
+        f"the WAL makes a tablespace ({said.rpartition('desc: ')[2]}), and a replay would write into that directory: "
+        f"replay to just before it (--to lsn:{found['lsn']}), or take a dump (--from dump)"
+    )
+
+
 def _settle_transaction(server: Server, dirs: tuple[Path, ...], base: BaseBackup, target: Target, xid: int) -> Settled:
     # PostgreSQL writes the lower half alone into its WAL.
     found = _RECORD.search(_scan(server, dirs, base, parse_lsn(base.start_lsn), "end", str(xid & 0xFFFFFFFF)))

@@ -21,9 +21,9 @@ from pathlib import Path
 
 from recoup.catalog import sha256
 from recoup.errors import DamagedError, PreconditionError, RecoupError, RecoveryError, first_line
-from recoup.manifest import FileEntry
+from recoup.manifest import BaseBackup, FileEntry
 from recoup.sealing import SUFFIX, decrypt_file, encrypt_file
-from recoup.wal import received
+from recoup.wal import is_whole, received
 from recoup.wal_retention import WalFile
 from tasks.copies import CopyPlace
 from tasks.heartbeat import WITNESS
@@ -83,6 +83,12 @@ class Shipper:
             self._witness = witness
         return sent
 
+    @staticmethod
+    def _next(before: list[str]) -> int:
+        """Give the time by which this state is newer than those before it, also when the clock was set back."""
+        known = [int(match["at"]) for key in before if (match := _KEY.fullmatch(key))]
+        return max(time.time_ns(), max(known, default=0) + 1)
+
     def _send(self, path: Path, there: dict[tuple[str, str], list[str]]) -> bool:
         found = path.stat()
         state, which = (found.st_mtime_ns, found.st_size), (path.parent.name, path.name)
@@ -99,7 +105,7 @@ class Shipper:
                 encrypt_file(packed, packed.with_suffix(SUFFIX), self.copy.spec.recipients)
                 packed = packed.with_suffix(SUFFIX)
             digest = sha256(packed)
-            key = f"{_ROOT}{path.parent.name}/{path.name}@{time.time_ns()}-{digest}.gz" + (
+            key = f"{_ROOT}{path.parent.name}/{path.name}@{self._next(there.get(which, []))}-{digest}.gz" + (
                 SUFFIX if self.copy.spec.recipients else ""
             )
             self.copy.place.put(packed, key, FileEntry(path=key, size=packed.stat().st_size, sha256=digest))
@@ -115,27 +121,42 @@ class Shipper:
         return True
 
 
-def bring_wal(copy: CopyPlace, wal: Path, system_identifier: str) -> int:
-    """Bring a server's WAL from a copy into ``wal``, leaving what is there; gives how many files came.
+@dataclass(frozen=True)
+class Brought:
+    """How many files of WAL came from a copy, and what did not come as it was sent."""
 
-    Raises DamagedError for what does not come as it was sent, WrongKeyError when it cannot be opened.
+    count: int
+    damaged: tuple[str, ...] = ()
+
+
+def bring_wal(copy: CopyPlace, wal: Path, base: BaseBackup) -> Brought:
+    """Bring the WAL of a base backup's server from a copy into ``wal``, leaving what is there and looks whole.
+
+    Of what is damaged here the copy's takes the place, and it is kept aside; of what does not come as it was sent an
+    older state is taken where there is one. Raises WrongKeyError when it cannot be opened.
     """
-    newest: dict[tuple[str, str], Stored] = {}
-    for one in stored(copy):
-        if one.place.startswith(f"{system_identifier}-"):
-            kept = newest.get((one.place, one.name))
-            if kept is None or one.at > kept.at:
-                newest[(one.place, one.name)] = one
+    states: dict[tuple[str, str], list[Stored]] = {}
+    for one in sorted(stored(copy), key=lambda one: one.at, reverse=True):
+        if one.place.startswith(f"{base.system_identifier}-"):
+            states.setdefault((one.place, one.name), []).append(one)
     count = 0
-    for one in newest.values():
-        target = wal / one.place / one.name
-        if not target.exists():
-            _bring(copy, one, target)
+    damaged: list[str] = []
+    for (place, name), some in states.items():
+        target = wal / place / name
+        if target.exists() and is_whole(target, base.segment_size):
+            continue
+        for one in some:
+            try:
+                _bring(copy, one, target)
+            except DamagedError as error:
+                damaged.append(error.what)
+                continue
             count += 1
-    if newest and not (wal / WITNESS).exists():
+            break
+    if states and not (wal / WITNESS).exists():
         with suppress(FileNotFoundError):
             (wal / WITNESS).write_text(copy.place.get_text(f"{_ROOT}{WITNESS}"), encoding="utf-8")
-    return count
+    return Brought(count, tuple(damaged))
 
 
 @contextmanager
@@ -205,4 +226,6 @@ def _bring(copy: CopyPlace, one: Stored, target: Path) -> None:
         except (EOFError, gzip.BadGzipFile) as error:
             beside.unlink(missing_ok=True)
             raise DamagedError(f"{one.key} in {copy.name} cannot be unpacked: {error}") from None
+    if target.exists():
+        target.rename(target.with_name(f"{target.name}.damaged-{time.time_ns()}"))
     beside.rename(target)

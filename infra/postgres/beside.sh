@@ -4,8 +4,9 @@
 #
 #   beside.sh new                  an empty cluster, thrown away afterwards (fsync is off)
 #   beside.sh replay TARGET SET…   the base backup SET (a full one, then the incrementals on it, each a directory) unpacked
-#                                  into the empty directory TARGET (empty: PGDATA), verified, and WAL replayed on it until
-#                                  RECOVERY says to stop; at the end TARGET is a data directory, whole and on the disk
+#                                  into the empty directory TARGET (empty: PGDATA), verified, and, when PLACE/go is there,
+#                                  WAL replayed on it until RECOVERY says to stop (what PLACE/go says is why not to);
+#                                  at the end TARGET is a data directory, whole and on the disk
 #
 # Reads PLACE, OWNER (the superuser), RUN_AS, LABEL (names this recovery), WALS (directories of received WAL, the newest first, each ended by a
 # colon), RECOVERY (settings, one on each line). Says what it does in PLACE/progress.
@@ -209,6 +210,12 @@ case $1 in
     done <<EOF
 $RECOVERY
 EOF
+    say "waiting until the WAL was looked through"
+    while [ ! -e "$PLACE/go" ]; do sleep 0.1 || sleep 1; done
+    if [ -s "$PLACE/go" ]; then
+      cat "$PLACE/go" >&2
+      exit 10
+    fi
     say "replaying WAL"
     serve "$target" "$@"
     if [ "$durable" ]; then

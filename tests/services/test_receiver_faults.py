@@ -110,8 +110,9 @@ def test_a_slot_that_was_lost_is_told_made_anew_and_a_base_backup_is_begun(at: C
     Shipper(small.wal, CopyPlace.open(copy, small.repository.root)).ship()
     brought = small.with_policy(wal=small.sandbox.directory / "brought")
     brought.wal.mkdir(mode=0o755)
-    system = small.dirs[0].name.partition("-")[0]
-    assert bring_wal(CopyPlace.open(copy, small.repository.root), brought.wal, system)
+    base = small.repository.sets("database-base")[0].base
+    assert base is not None
+    assert bring_wal(CopyPlace.open(copy, small.repository.root), brought.wal, base).count
     assert [place.name for place in brought.dirs] == [place.name for place in small.dirs]
     assert held(brought, Target()) == everything
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from recoup.errors import PreconditionError
-from recoup.wal import Segment, left_behind, parse_lsn, places, reach, write_lsn
+from recoup.wal import Segment, in_order, left_behind, parse_lsn, places, reach, write_lsn
+from recoup.wal_rest import received_to, rest
 from tests.received_wal import SIZE, SYSTEM, Received, base
 
 
@@ -223,3 +224,16 @@ def test_what_may_not_be_read_is_said_and_not_taken_for_the_end(open_place: Path
     with pytest.raises(PreconditionError, match=f"may not be read: {received.root}"):
         places(received.root, SYSTEM)
     received.root.chmod(0o755)
+
+
+def test_one_that_is_received_to_its_end_meanwhile_is_read_under_its_new_name(received: Received) -> None:
+    received.put(3)
+    path = received.put(4, partial=True)
+    found = received_to(received.dirs, base(3))
+    listed = in_order(received.dirs, base(3))
+    path.rename(path.with_suffix(""))
+    with pytest.MonkeyPatch.context() as patch:
+        # As it was listed a moment before.
+        patch.setattr("recoup.wal_rest.in_order", lambda *_: listed)
+        assert received_to(received.dirs, base(3)) == found > 4 * SIZE
+        assert rest(received.dirs, base(3), found, found).damaged == ""
