@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from recoup.catalog import BackupSet, Repository, problems
-from recoup.errors import ProgramError, RecoupError, RecoveryError
+from recoup.errors import RecoupError, RecoveryError
 from recoup.manifest import BaseBackup
 from recoup.records import Frozen, SkippedSet
 from recoup.target import Target, parse_target
@@ -17,7 +16,7 @@ from tasks.postgres import Server
 from tasks.postgres_base import chain, series
 from tasks.step import note, step
 from tasks.wal_receiver import continuous_of
-from tasks.wal_scan import settle
+from tasks.wal_scan import look_through, settle
 from tasks.wal_shipping import bring_wal
 
 
@@ -94,16 +93,17 @@ def find_base(server: Server, repository: Repository, target: Target) -> ChosenB
     Raises RecoveryError naming what is wrong with each when there is none.
     """
     skipped: list[SkippedSet] = []
-    major = _major(server)
     for one in repository.sets(series(server)):
         note(f"verifying {one.set_id}")
-        wrong = one.broken or _other_version(one, major) or _unfit(server, repository, one, target)
+        wrong = one.broken or _unfit(server, repository, one, target)
         if not wrong and one.manifest and one.base:
             dirs = received_dirs(server, one.base)
-            settled, gap = settle(server, dirs, one.base, target), reach(dirs, one.base).wrong
+            seen, gap = look_through(server, dirs, one.base), reach(dirs, one.base).wrong
+            settled = settle(server, dirs, one.base, target)
             # What lies before a gap is reached all the same.
             beyond = gap if target.latest or settled.wrong or settled.target.through else ""
             wrong = "; ".join(said for said in (settled.wrong, beyond) if said)
+            wrong = seen.of_another_version(one.base) or wrong or seen.forbids(settled.target)
         if not wrong and one.manifest and one.base:
             why = f"the base backup is whole and the WAL received since has no gap{' before that' if gap else ''}"
             return ChosenBase(
@@ -132,23 +132,6 @@ def lost_since(server: Server, repository: Repository) -> str:
 def received_dirs(server: Server, base: BaseBackup) -> tuple[Path, ...]:
     """Give the directories of the WAL that was received of the server a base backup is of."""
     return places(continuous_of(server).wal, base.system_identifier)
-
-
-def _major(server: Server) -> int:
-    """Give the major version of the programs that would do the replay; 0 when they do not say."""
-    try:
-        done = server.stack.beside(server.spec.service, ("postgres", "--version"), timeout=timedelta(minutes=1))
-    except ProgramError:
-        return 0
-    found = re.search(r"\) (\d+)", done.text)
-    return int(found[1]) if found else 0
-
-
-def _other_version(one: BackupSet, major: int) -> str:
-    taken = one.base.server_version // 10000 if one.base else major
-    if not major or taken == major:
-        return ""
-    return f"it is of PostgreSQL {taken}, and {major} is what would replay it: only a dump goes from one to another"
 
 
 def _unfit(server: Server, repository: Repository, one: BackupSet, target: Target) -> str:

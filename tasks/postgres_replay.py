@@ -26,7 +26,7 @@ from tasks.postgres_beside import Place, place_in, running
 from tasks.postgres_choice import received_dirs
 from tasks.step import note, step
 from tasks.wal_receiver import continuous_of, have_it_received, set_synchronous, wait_for_receiver
-from tasks.wal_scan import forbids_replay
+from tasks.wal_scan import look_through
 
 REPLAY = timedelta(hours=8)
 RECONNECTS = timedelta(seconds=15)
@@ -202,7 +202,7 @@ def restored_server(
 def _allow(server: Server, place: Place, dirs: tuple[Path, ...], base: BaseBackup, target: Target) -> None:
     """Let a replay begin, or say in the same place why it must not."""
     try:
-        why = forbids_replay(server, dirs, base, target)
+        why = look_through(server, dirs, base).forbids(target)
     except RecoupError as error:
         why = first_line(error)
     with suppress(FileNotFoundError):

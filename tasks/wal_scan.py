@@ -23,6 +23,7 @@ from tasks.wal_receiver import continuous_of, receiver_of
 SCAN = timedelta(hours=2)
 _SCRIPT = "scan-wal.sh"
 _RECORD = re.compile(r"len \(rec/tot\): +\d+/ *(?P<length>\d+), .*?lsn: (?P<lsn>[0-9A-F]+/[0-9A-F]+), ")
+_VERSION = re.compile(r"\(PostgreSQL\) (\d+)")
 _ENDED = re.compile(r"desc: (?:COMMIT|ABORT)(?:_PREPARED \d+:)? (?P<at>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+) UTC")
 # The last commit is looked for in so many segments, and in ever more as long as there is none.
 _FEW = 2
@@ -52,20 +53,40 @@ def settle(server: Server, dirs: tuple[Path, ...], base: BaseBackup, target: Tar
     return _settle_time(server, dirs, base, target, target.time) if target.time else Settled(target)
 
 
-def forbids_replay(server: Server, dirs: tuple[Path, ...], base: BaseBackup, target: Target) -> str:
-    """Say why this WAL must not be replayed on this machine: it makes a tablespace. Empty where nothing forbids it.
+@dataclass(frozen=True)
+class Looked:
+    """What is in the way of a replay: ``major`` is the version that would do it, ``place`` the record of a tablespace.
 
-    A server that replays that takes the very directory it names into use, though the server in use has it.
+    A server that replays the making of a tablespace takes the very directory it names into use, though the server in
+    use has it.
     """
-    said = _scan(server, dirs, base, parse_lsn(base.start_lsn), "place")
-    found = _RECORD.search(said)
-    stop = target.lsn or target.through
-    if found is None or (stop and parse_lsn(stop) <= parse_lsn(found["lsn"])):
-        return ""
-    return (
-        f"the WAL makes a tablespace ({said.rpartition('desc: ')[2]}), and a replay would write into that directory: "
-        f"replay to just before it (--to lsn:{found['lsn']}), or take a dump (--from dump)"
-    )
+
+    major: int = 0
+    place: str = ""
+
+    def of_another_version(self, base: BaseBackup) -> str:
+        """Say so when a base backup is of another major version; empty otherwise."""
+        taken = base.server_version // 10000
+        if self.major in (0, taken):
+            return ""
+        return f"it is of PostgreSQL {taken}, and {self.major} is what would replay it: only a dump bridges versions"
+
+    def forbids(self, target: Target) -> str:
+        """Say why the WAL must not be replayed up to a target on this machine; empty when it may."""
+        found, stop = _RECORD.search(self.place), target.lsn or target.through
+        if found is None or (stop and parse_lsn(stop) <= parse_lsn(found["lsn"])):
+            return ""
+        return (
+            f"the WAL makes a tablespace ({self.place.rpartition('desc: ')[2]}), and a replay would write into that "
+            f"directory: replay to just before it (--to lsn:{found['lsn']}), or take a dump (--from dump)"
+        )
+
+
+def look_through(server: Server, dirs: tuple[Path, ...], base: BaseBackup) -> Looked:
+    """Look through the WAL since a base backup for what is in the way of a replay."""
+    version, _, place = _scan(server, dirs, base, parse_lsn(base.start_lsn), "place").partition("\n")
+    found = _VERSION.search(version)
+    return Looked(int(found[1]) if found else 0, place)
 
 
 def _settle_transaction(server: Server, dirs: tuple[Path, ...], base: BaseBackup, target: Target, xid: int) -> Settled:
@@ -170,8 +191,10 @@ def _damaged(server: Server, dirs: tuple[Path, ...], base: BaseBackup) -> str:
 
 def _scan(server: Server, dirs: tuple[Path, ...], base: BaseBackup, lsn: int, *what: str) -> str:
     files = {number: path for number, path in in_order(dirs, base).items() if number >= lsn // base.segment_size}
+    if not files:
+        return ""
     # A timeline begins with a copy of what came before it: under one name they are one run of WAL.
-    timeline = max((int(path.name[:8], 16) for path in files.values()), default=base.timeline)
+    timeline = max(int(path.name[:8], 16) for path in files.values())
     lines = [f"{Segment(timeline, number).name(base.segment_size)}\t{path}\n" for number, path in files.items()]
     script = (SCRIPTS / _SCRIPT).read_text(encoding="utf-8")
     with tempfile.TemporaryFile() as listed:

@@ -4,7 +4,7 @@
 #   scan-wal.sh TIMELINE LSN end XID   the first record from LSN on that ends the transaction XID
 #   scan-wal.sh TIMELINE LSN commit    the last one that ends any
 #   scan-wal.sh TIMELINE LSN last      the last one of any kind
-#   scan-wal.sh TIMELINE LSN place     the first one that makes a tablespace
+#   scan-wal.sh TIMELINE LSN place     the version of the programs here; the first record that makes a tablespace
 #
 # Reads from standard input a line NAME<tab>PATH for each segment: the file, and the name it is to have. What cannot be
 # read is the end of the WAL, as it is for a server. Prints one line of pg_waldump, or nothing.
@@ -34,7 +34,10 @@ case $what in
   end) dump --rmgr=Transaction | grep -E "tx: +$xid,.* desc: (COMMIT|ABORT) |desc: (COMMIT|ABORT)_PREPARED $xid:" | head -n 1 ;;
   commit) dump --rmgr=Transaction | grep -E 'desc: (COMMIT|ABORT)' | tail -n 1 ;;
   last) dump | tail -n 1 ;;
-  place) dump --rmgr=Tablespace | grep 'desc: CREATE' | head -n 1 ;;
+  place)
+    pg_waldump --version
+    dump --rmgr=Tablespace | grep 'desc: CREATE' | head -n 1
+    ;;
   *) exit 2 ;;
 esac
 exit 0

@@ -186,6 +186,8 @@ def test_a_tablespace_is_refused_with_what_to_do_and_never_replayed(at: Continuo
         at.received()
         files = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
         assert files
+        with pytest.raises(RecoveryError, match="the WAL makes a tablespace"):
+            find_base(at.server, at.repository, Target())
         # A replay would write into the files that are in use.
         with (
             pytest.raises(RecoveryError, match=r"the WAL makes a tablespace .*elsewhere") as never,
