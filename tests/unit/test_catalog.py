@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -302,3 +303,18 @@ def test_a_restore_test_passed_only_with_every_check_passed() -> None:
     assert found(Outcome.PASSED, Outcome.PASSED)
     assert not found(Outcome.PASSED, Outcome.UNPROVEN)
     assert not found()
+
+
+def test_a_repository_that_may_not_be_read_is_not_taken_for_an_empty_one() -> None:
+    with tempfile.TemporaryDirectory() as made:
+        root = Path(made) / "backups"
+        root.mkdir(mode=0o000)
+        Path(made).chmod(0o755)
+        was = os.geteuid()
+        os.seteuid(65534 if was == 0 else was)
+        try:
+            with pytest.raises(PreconditionError, match="may not be read: Permission denied") as refused:
+                Repository(root).sets("database")
+        finally:
+            os.seteuid(was)
+    assert "root" in refused.value.next_step
