@@ -12,6 +12,7 @@ import heapq
 import struct
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import redis
@@ -24,8 +25,33 @@ from tasks.step import note
 CONTENT = "content.json"
 SAMPLE = 64
 _PAGE, _BATCH, _TIMED = 2000, 100, 20
+# Bytes of one batch; and from where on the parts of a digest are not worth a copy.
+_LOAD, _LARGE = 4 << 20, 1 << 16
 _KINDS = ("string", "hash", "list", "set", "zset", "stream")
 _WHOLE = 1 << 256
+_length = struct.Struct(">Q").pack
+# When keys expire, in one answer: an answer for each key takes longer than its value does. Version 6 tells the
+# milliseconds that are left: exact when the clock shows the same one before and after.
+_EXPIRIES = """
+local found = {}
+for i, key in ipairs(KEYS) do found[i] = string.format('%.0f', redis.call('PEXPIRETIME', key)) end
+return table.concat(found, ' ')
+"""
+_EXPIRIES_BY_REST = """
+local function clock()
+  local now = redis.call('TIME')
+  return now[1] * 1000 + math.floor(now[2] / 1000)
+end
+local found = {}
+for i, key in ipairs(KEYS) do
+  local before, rest
+  repeat
+    before, rest = clock(), redis.call('PTTL', key)
+  until rest < 0 or clock() == before
+  found[i] = string.format('%.0f', rest < 0 and rest or before + rest)
+end
+return table.concat(found, ' ')
+"""
 # RDB version and CRC-64 at the end of what DUMP gives.
 _DUMP_TAIL = 10
 
@@ -100,9 +126,8 @@ def measure(link: Link) -> Content:
         link.ask("SELECT", database)
         stated = dict(part.split("=") for part in line.split(","))
         reader = _Reader(link, known, stated["expires"] != "0", stated.get("subexpiry", "0") != "0")
-        seen: set[int] = set()
-        for kind, page in _pages(link, seen):
-            for key, expires, terms in reader.read(database, kind, page):
+        for batch in _ahead(reader.batches()):
+            for key, expires, terms in reader.read(database, batch):
                 for position, (term, at) in enumerate(terms):
                     found.add(database, term, at, keys=0 if position else 1)
                 # The smallest of evenly spread numbers are a sample that nobody chose.
@@ -110,8 +135,7 @@ def measure(link: Link) -> Content:
                 if len(sample) < SAMPLE or rank > sample[0][0]:
                     entry = (rank, Sampled(database=database, key=key.hex(), expires=expires))
                     (heapq.heappush if len(sample) < SAMPLE else heapq.heapreplace)(sample, entry)
-            if page:
-                note(f"read {len(seen):,} keys of database {database}")
+            note(f"read {found.keys[database]:,} keys of database {database}")
     if known >= (7,):
         for library in items(link.ask("FUNCTION", "LIST", "WITHCODE")):
             found.add(0, _digest(b"function", *(_flat(library))), 0, keys=0)
@@ -151,38 +175,78 @@ def expected_keys(expected: RedisSnapshot, detail: Detail, second: int) -> int:
     return sum(expected.keys.values()) - sum(one.keys for one in detail.seconds if one.second <= second)
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """Some keys of one type as the server gave them; ``more`` is what a key's own value does not tell, or None."""
+
+    kind: str
+    keys: Sequence[bytes]
+    values: Sequence[object]
+    times: Sequence[int]
+    more: Sequence[object]
+
+
 class _Reader:
-    """Reads the values of one database, a batch at a time."""
+    """Reads the database a link has selected, in batches: as many keys as make a good load for one round trip."""
 
     def __init__(self, link: Link, known: tuple[int, ...], keys_expire: bool, fields_expire: bool) -> None:
         self._link = link
         self._known = known
         self._keys_expire = keys_expire
         self._fields_expire = fields_expire
+        self._scripts = keys_expire and _may_run_scripts(link)
+        self._size = _BATCH
+        self._load = 0
 
-    def read(
-        self, database: int, kind: str, keys: Sequence[bytes]
-    ) -> Iterator[tuple[bytes, int, list[tuple[int, int]]]]:
+    def batches(self) -> Iterator[_Batch]:
+        """Give all keys, in batches; nothing else may use the link meanwhile."""
+        for kind, page in _pages(self._link, set()):
+            start = 0
+            while start < len(page):
+                keys = page[start : start + self._size]
+                start += len(keys)
+                yield self._fetch(kind, keys)
+
+    def read(self, database: int, batch: _Batch) -> Iterator[tuple[bytes, int, list[tuple[int, int]]]]:
         """Give for each key that is still there its expiry and its terms, each with the millisecond it expires."""
-        for start in range(0, len(keys), _BATCH):
-            batch = keys[start : start + _BATCH]
-            if kind == "string":
-                values = items(self._link.ask("MGET", *batch))
-            else:
-                values = self._link.ask_all([_reading(kind, key) for key in batch])
-            # After the value: a key that expires between the two is known by it and left out.
-            times = self._expiries(batch) if self._keys_expire else [-1] * len(batch)
-            for key, value, expires in zip(batch, values, times, strict=True):
-                if expires == -2 or value is None:
-                    continue
-                terms = self._terms(database, key, kind, value, max(expires, 0))
-                if terms:
-                    yield key, max(expires, 0), terms
+        self._load = 0
+        for key, value, told, more in zip(batch.keys, batch.values, batch.times, batch.more, strict=True):
+            if told == -2 or value is None:
+                continue
+            expires = max(told, 0)
+            if terms := self._terms(database, key, batch.kind, value, more, expires):
+                yield key, expires, terms
+        grown = _LOAD * len(batch.keys) // max(self._load, 1)
+        self._size = max(_BATCH, min(grown, 2 * self._size, _PAGE))
 
-    def _terms(self, database: int, key: bytes, kind: str, value: object, expires: int) -> list[tuple[int, int]]:
+    def _fetch(self, kind: str, keys: Sequence[bytes]) -> _Batch:
+        asked: list[tuple[Word, ...]] = [("MGET", *keys)] if kind == "string" else [_reading(kind, key) for key in keys]
+        states: list[tuple[Word, ...]] = (
+            [("XINFO", "STREAM", key, "FULL", "COUNT", 0) for key in keys] if kind == "stream" else []
+        )
+        # After the values: a key that expires between the two is known by it and left out.
+        answers = self._link.ask_all([*asked, *states, *self._timing(keys)])
+        values = items(answers[0]) if kind == "string" else answers[: len(asked)]
+        more: Sequence[object] = answers[len(asked) : len(asked) + len(states)] or [None] * len(keys)
+        times = self._expiries(keys, answers[len(asked) + len(states) :])
+        if kind == "hash" and self._fields_expire:
+            more = self._field_expiries(keys, values)
+        return _Batch(kind, keys, values, times, more)
+
+    def _field_expiries(self, keys: Sequence[bytes], values: Sequence[object]) -> list[object]:
+        fields = [_flat(value)[::2] for value in values]
+        asked = [(key, names) for key, names in zip(keys, fields, strict=True) if names]
+        answers = iter(
+            self._link.ask_all([("HPEXPIRETIME", key, "FIELDS", len(names), *names) for key, names in asked])
+        )
+        return [next(answers) if names else None for names in fields]
+
+    def _terms(
+        self, database: int, key: bytes, kind: str, value: object, more: object, expires: int
+    ) -> list[tuple[int, int]]:
         head = (str(database).encode(), key, kind.encode(), str(expires).encode())
         if kind == "hash":
-            return self._hash_terms(head, key, _flat(value), expires)
+            return self._hash_terms(head, _flat(value), more, expires)
         if kind == "string":
             parts: Iterable[bytes] = (blob(value),)
         elif kind == "list":
@@ -194,19 +258,18 @@ class _Reader:
             pairs = sorted(zip(flat[::2], flat[1::2], strict=True))
             parts = (part for member, score in pairs for part in (member, struct.pack(">d", float(score))))
         elif kind == "stream":
-            parts = (*_flat(value), *self._stream_state(key))
+            parts = (*_flat(value), *_stream_state(more))
         else:
             parts = (blob(value)[:-_DUMP_TAIL],)
-        return [(_digest(*head, *parts), expires)]
+        return [(self._term(*head, *parts), expires)]
 
     def _hash_terms(
-        self, head: tuple[bytes, ...], key: bytes, flat: list[bytes], expires: int
+        self, head: tuple[bytes, ...], flat: list[bytes], more: object, expires: int
     ) -> list[tuple[int, int]]:
         pairs = dict(zip(flat[::2], flat[1::2], strict=True))
         own: dict[bytes, int] = {}
-        if self._fields_expire and pairs:
-            answer = items(self._link.ask("HPEXPIRETIME", key, "FIELDS", len(pairs), *pairs))
-            times = {name: number(at) for name, at in zip(pairs, answer, strict=True)}
+        if more is not None:
+            times = {name: number(at) for name, at in zip(pairs, items(more), strict=True)}
             own = {name: at for name, at in times.items() if at > 0}
             pairs = {name: value for name, value in pairs.items() if times[name] != -2}
         if not pairs:
@@ -215,43 +278,97 @@ class _Reader:
         lasting = [part for name in sorted(pairs.keys() - own.keys()) for part in (name, pairs[name])]
         # A hash is gone with the last of its fields, and they are gone with it.
         end = expires or (0 if lasting else max(own.values(), default=0))
-        terms = [(_digest(*head, *lasting), end)]
+        terms = [(self._term(*head, *lasting), end)]
         for name, at in own.items():
-            terms.append((_digest(*head, b"field", name, pairs[name], str(at).encode()), min(at, end) if end else at))
+            part = self._term(*head, b"field", name, pairs[name], str(at).encode())
+            terms.append((part, min(at, end) if end else at))
         return terms
 
-    def _stream_state(self, key: bytes) -> Iterator[bytes]:
-        full = _named(self._link.ask("XINFO", "STREAM", key, "FULL", "COUNT", 0))
-        yield blob(full["last-generated-id"])
-        for group in sorted((_named(one) for one in items(full["groups"])), key=lambda one: blob(one["name"])):
-            yield from (b"group", blob(group["name"]), blob(group["last-delivered-id"]), *_flat(group["pending"]))
-            for consumer in sorted(blob(_named(one)["name"]) for one in items(group["consumers"])):
-                yield from (b"consumer", consumer)
+    def _term(self, *parts: bytes) -> int:
+        self._load += sum(map(len, parts))
+        return _digest(*parts)
 
-    def _expiries(self, keys: Sequence[bytes]) -> list[int]:
-        """Give the millisecond each key expires, -1 for never, -2 for a key that is gone."""
+    def _timing(self, keys: Sequence[bytes]) -> list[tuple[Word, ...]]:
+        """Give the commands that tell when keys expire."""
+        if not self._keys_expire:
+            return []
+        if self._scripts:
+            return [("EVAL", _EXPIRIES if self._known >= (7,) else _EXPIRIES_BY_REST, len(keys), *keys)]
         if self._known >= (7,):
-            return [number(answer) for answer in self._link.ask_all([("PEXPIRETIME", key) for key in keys])]
+            return [("PEXPIRETIME", key) for key in keys]
+        # Version 6 tells the milliseconds that are left: exact when the clock shows the same one before and after.
+        commands: list[tuple[Word, ...]] = []
+        for start in range(0, len(keys), _TIMED):
+            commands += [("TIME",), *(("PTTL", key) for key in keys[start : start + _TIMED]), ("TIME",)]
+        return commands
+
+    def _expiries(self, keys: Sequence[bytes], answers: Sequence[object]) -> list[int]:
+        """Give the millisecond each key expires, -1 for never, -2 for a key that is gone."""
+        if not self._keys_expire:
+            return [-1] * len(keys)
+        if self._scripts:
+            return [int(one) for one in blob(answers[0]).split()]
+        if self._known >= (7,):
+            return [number(answer) for answer in answers]
         found: list[int] = []
         for start in range(0, len(keys), _TIMED):
-            found += self._by_rest(keys[start : start + _TIMED])
+            some = keys[start : start + _TIMED]
+            told, answers = answers[: len(some) + 2], answers[len(some) + 2 :]
+            found += self._by_rest(some, told)
         return found
 
-    def _by_rest(self, keys: Sequence[bytes]) -> list[int]:
-        # Version 6 tells the milliseconds that are left: exact when the clock shows the same one before and after.
-        answers = self._link.ask_all([("TIME",), *(("PTTL", key) for key in keys), ("TIME",)])
+    def _by_rest(self, keys: Sequence[bytes], answers: Sequence[object]) -> list[int]:
         before, after = _millisecond(answers[0]), _millisecond(answers[-1])
         rests = [number(answer) for answer in answers[1:-1]]
-        if before == after or all(rest < 0 for rest in rests):
+        if before == after or max(rests) < 0:
             return [before + rest if rest >= 0 else rest for rest in rests]
-        if len(keys) == 1:
-            return self._by_rest(keys)
-        return [expires for key in keys for expires in self._by_rest([key])]
+        again = iter(self._each([key for key, rest in zip(keys, rests, strict=True) if rest >= 0]))
+        return [next(again) if rest >= 0 else rest for rest in rests]
+
+    def _each(self, keys: Sequence[bytes]) -> list[int]:
+        """Ask again, each key between two looks at the clock, until these show the same millisecond."""
+        found: dict[bytes, int] = {}
+        while left := [key for key in keys if key not in found]:
+            answers = self._link.ask_all([one for key in left for one in (("TIME",), ("PTTL", key), ("TIME",))])
+            for key, before, rest, after in zip(left, answers[::3], answers[1::3], answers[2::3], strict=True):
+                if number(rest) < 0:
+                    found[key] = number(rest)
+                elif _millisecond(before) == _millisecond(after):
+                    found[key] = _millisecond(before) + number(rest)
+        return [found[key] for key in keys]
+
+
+def _may_run_scripts(link: Link) -> bool:
+    try:
+        return number(link.ask("EVAL", "return 1", 0)) == 1
+    except redis.ResponseError:
+        # Taken away by the ACL or a renamed command, or another script is running: asked key by key then.
+        return False
+
+
+def _stream_state(told: object) -> Iterator[bytes]:
+    full = _named(told)
+    yield blob(full["last-generated-id"])
+    for group in sorted((_named(one) for one in items(full["groups"])), key=lambda one: blob(one["name"])):
+        yield from (b"group", blob(group["name"]), blob(group["last-delivered-id"]), *_flat(group["pending"]))
+        for consumer in sorted(blob(_named(one)["name"]) for one in items(group["consumers"])):
+            yield from (b"consumer", consumer)
+
+
+def _ahead(batches: Iterator[_Batch]) -> Iterator[_Batch]:
+    """Give batches while the next one is already being fetched: the server works while the last one is hashed."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        coming = pool.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(next, batches, None)
+            yield batch
 
 
 def _pages(link: Link, seen: set[int]) -> Iterator[tuple[str, list[bytes]]]:
     """Give the keys of a database by their type, page by page, each once."""
     for kind in _KINDS:
+        if number(link.ask("DBSIZE")) == len(seen):
+            return
         for page in _scan(link, seen, "TYPE", kind):
             yield kind, page
     if number(link.ask("DBSIZE")) != len(seen):
@@ -297,9 +414,12 @@ def _reading(kind: str, key: bytes) -> tuple[Word, ...]:
 
 def _digest(*parts: bytes) -> int:
     found = hashlib.sha256()
-    for part in parts:
-        found.update(len(part).to_bytes(8, "big"))
-        found.update(part)
+    if sum(map(len, parts)) < _LARGE:
+        found.update(b"".join([piece for part in parts for piece in (_length(len(part)), part)]))
+    else:
+        for part in parts:
+            found.update(_length(len(part)))
+            found.update(part)
     return int.from_bytes(found.digest(), "big")
 
 

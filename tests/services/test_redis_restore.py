@@ -171,6 +171,16 @@ class TestWhatExpires:
         failed = [check.name for check in compare_with(appending.server, one) if check.outcome is Outcome.FAILED]
         assert found in failed
 
+    def test_a_server_that_runs_no_scripts_is_read_the_same(self, tmp_path: Path) -> None:
+        """The throwaway server runs one that tells when keys expire; here each key has to be asked for."""
+        with scratch(tmp_path, *APPEND, 'rename-command EVAL ""') as source:
+            with source.client() as client:
+                for n in range(300):
+                    client.set(f"later:{n}", "v", pxat=FAR + n)
+            filled(source)
+            (one,) = source.repository.sets("redis")
+            assert {check.outcome for check in compare_with(source.server, one)} == {Outcome.PASSED}
+
 
 class TestOldData:
     def test_they_are_kept_whole(self, appending: Scratch) -> None:
