@@ -19,6 +19,7 @@ from tasks.heartbeat import Witness
 from tasks.postgres import Server
 from tasks.postgres_base import BaseTaken
 from tasks.postgres_choice import choose_base, find_base
+from tasks.postgres_replay import restored_server
 from tests.continuous import Continuous, continuous, failed, flip, own
 
 HEARTBEAT = "the last heartbeat that was received is there"
@@ -337,3 +338,22 @@ def test_a_moment_that_was_never_received_is_a_clear_failure(to: str, history: H
         pytest.fail("it is not there")
     assert refused.value.state == "the database in use is untouched"
     assert list(history.at.plan.platform.scratch.iterdir()) == []
+
+
+def test_what_the_disk_refuses_while_it_is_unpacked_ends_the_recovery(
+    history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The kernel tells such an error once; the flush at the end would not hear of it again.
+    sync = tmp_path / "sync"
+    sync.write_text("#!/bin/sh\ncase $* in */lib.sh) exit 0 ;; esac\necho 'sync: Input/output error' >&2\nexit 1\n")
+    sync.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    target, scratch = history.at.sandbox.directory / "refused", history.at.plan.platform.scratch
+    server, repository = history.at.server, history.at.repository
+    with (
+        pytest.raises(RecoveryError, match="could not be written to the disk"),
+        restored_server(server, repository, history.older.set_id, Target(), scratch, into=str(target), label="r"),
+    ):
+        pytest.fail("it was given out as restored")
+    assert (target / "recovery.signal").exists()
+    shutil.rmtree(target)
