@@ -48,7 +48,8 @@ flush() {
   if ! sync -d "$PLACE/lib.sh" 2>/dev/null; then return; fi
   (while [ ! -e "$work/written" ] && kill -0 $$ 2>/dev/null; do
     sleep 0.2 || sleep 1
-    [ ! -d "$1" ] || find "$1" -type f -exec sync -d {} + || exit 1
+    # The small ones, of which there may be very many, can wait for the end.
+    [ ! -d "$1" ] || find "$1" -type f -size +256k -exec sync -d {} + || exit 1
   done) 3<&- 9>&- >&2 &
   flusher=$!
 }
