@@ -77,13 +77,17 @@ class DatabaseShape(Frozen):
 
 
 class DatabaseDump(Frozen):
-    """A logical, portable copy of one database (``pg_dump``, directory format), measured at its own snapshot."""
+    """A logical, portable copy of one database (``pg_dump``, directory format), measured at its own snapshot.
+
+    ``size`` is what its tables and indexes took up in the server, in bytes; 0 where it was not written down.
+    """
 
     kind: Literal["dump"] = "dump"
     database: str
     server_version: int
     system_identifier: str
     compression: str
+    size: int = 0
     shape: DatabaseShape
     content: DatabaseContent
 

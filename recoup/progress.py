@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Protocol
 
+from recoup.clock import human
 from recoup.records import RecoveryRecord, StepRecord
 
 
@@ -21,6 +25,23 @@ class Watcher(Protocol):
         ...
 
     def end(self, record: RecoveryRecord) -> None: ...
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How far something long is: bytes, rate, and the time that is left where it is known (or roughly) how many."""
+
+    done: str
+    whole: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    def at(self, size: int) -> str:
+        """Give one line: ``copied 12 of 40 MB, 5 MB/s, 6 s left``."""
+        rate = size / max(time.monotonic() - self.began, 0.1)
+        of = f" of {self.whole / 1e6:.0f}" if self.whole else ""
+        missing = self.whole - size
+        left = f", {human(timedelta(seconds=round(missing / rate)))} left" if rate and missing > 0 else ""
+        return f"{self.done} {size / 1e6:.0f}{of} MB, {rate / 1e6:.0f} MB/s{left}"
 
 
 class Silent:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from recoup.errors import DamagedError, PreconditionError, RecoveryError
 from recoup.manifest import FileEntry
 from recoup.plan import S3Copy
+from recoup.progress import Pace
 from tasks.objects_server import S3Server, base64_of
 from tasks.step import note
 
@@ -152,6 +153,7 @@ class Bucket:
         whole = hashlib.sha256()
         parts: list[_Part] = []
         sent = reused = 0
+        pace = Pace(f"{key}: sent", expected.size)
         with ThreadPoolExecutor(self.server.parallel) as pool:
             running: set[Future[None]] = set()
             for part in _parts(source, part_size):
@@ -162,10 +164,7 @@ class Bucket:
                 else:
                     running.add(pool.submit(self._put_part, key, upload, part))
                 sent += part.size
-                note(
-                    f"{key}: {sent / 1e6:.0f} of {expected.size / 1e6:.0f} MB"
-                    + (f", {reused} parts were there" * (reused > 0))
-                )
+                note(pace.at(sent) + (f", {reused} parts were there" * (reused > 0)))
                 if len(running) >= self.server.parallel:
                     # No more in memory than are being sent.
                     done, running = wait(running, return_when=FIRST_COMPLETED)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import recoup
 from recoup.catalog import Repository, entries, set_id
 from recoup.errors import PreconditionError, ProgramError, RecoveryError, first_line
 from recoup.manifest import DatabaseContent, DatabaseDump, Manifest, TableContent
+from recoup.progress import Pace
 from recoup.records import Frozen, now
 from tasks.postgres import Condition, Connection, Server, answers, identity, server_now
 from tasks.postgres_content import (
@@ -128,7 +128,8 @@ def take_database_backup(server: Server, repository: Repository) -> Taken:
     started = now()
     try:
         with repository.staging(server.spec.store, started) as staged:
-            recovery_point, dump = _dump(server, staged)
+            before = next((one.manifest.size for one in repository.sets(server.spec.store) if one.manifest), 0)
+            recovery_point, dump = _dump(server, staged, before)
             _prove_listable(server, staged)
             note("hashing the files")
             manifest = Manifest(
@@ -167,7 +168,7 @@ def take_database_backup(server: Server, repository: Repository) -> Taken:
     )
 
 
-def _dump(server: Server, staged: Path) -> tuple[datetime, DatabaseDump]:
+def _dump(server: Server, staged: Path, before: int) -> tuple[datetime, DatabaseDump]:
     with server.connect(statement=DUMP) as connection:
         snapshot = _export(connection)
         lines = schema_lines(connection)
@@ -179,7 +180,7 @@ def _dump(server: Server, staged: Path) -> tuple[datetime, DatabaseDump]:
         with ThreadPoolExecutor(max_workers=2) as pool:
             contents = pool.submit(_measure_all, server, snapshot, [name for name, _ in tables])
             roles = pool.submit(_globals, server, staged / "globals.sql")
-            compression = _dump_parallel(server, staged, snapshot.name)
+            compression = _dump_parallel(server, staged, snapshot.name, before)
             roles.result()
             measured = contents.result()
     (staged / SCHEMA_FILE).write_text("\n".join(lines), encoding="utf-8")
@@ -188,6 +189,7 @@ def _dump(server: Server, staged: Path) -> tuple[datetime, DatabaseDump]:
         server_version=version,
         system_identifier=system,
         compression=compression,
+        size=sum(size for _, size in tables),
         shape=shape,
         content=DatabaseContent(
             schema_fingerprint=fingerprint(lines), tables=measured, sequences=values, unsound=known_unsound
@@ -212,9 +214,10 @@ def _measure_all(server: Server, snapshot: Snapshot, tables: list[str]) -> tuple
         return tuple(sorted(found, key=lambda table: table.name))
 
 
-def _dump_parallel(server: Server, staged: Path, snapshot: str) -> str:
+def _dump_parallel(server: Server, staged: Path, snapshot: str, before: int) -> str:
     target = staged / "dump"
-    with telling(_size(target)):
+    # The set before is about as large.
+    with telling(_size(target, Pace("dumped", before))):
         for compression in COMPRESSIONS:
             try:
                 server.tool(dump_command(server, target, snapshot, compression), timeout=DUMP, mounts=[staged])
@@ -229,12 +232,9 @@ def _dump_parallel(server: Server, staged: Path, snapshot: str) -> str:
     raise AssertionError("unreachable")
 
 
-def _size(target: Path) -> Callable[[], str]:
-    began = time.monotonic()
-
+def _size(target: Path, pace: Pace) -> Callable[[], str]:
     def look() -> str:
-        size = sum(entry.stat().st_size for entry in os.scandir(target)) if target.is_dir() else 0
-        return f"dumped {size / 1e6:.0f} MB ({size / 1e6 / (time.monotonic() - began):.0f} MB/s)"
+        return pace.at(sum(entry.stat().st_size for entry in os.scandir(target)) if target.is_dir() else 0)
 
     return look
 

@@ -16,6 +16,7 @@ from recoup.errors import PreconditionError, ProgramError, RecoupError, Recovery
 from recoup.manifest import BaseBackup, Manifest
 from recoup.records import Frozen, now
 from tasks.postgres import Server, identity, server_now
+from tasks.postgres_progress import copying
 from tasks.step import note, step
 from tasks.wal_pruning import bases_here, prune_received
 from tasks.wal_receiver import SUMMARIES, continuous_of
@@ -213,7 +214,8 @@ def _copy(server: Server, staged: Path, sockets: str, parent: BackupSet | None) 
         argv = ("sh", "-c", _IF_THERE, "sh", program, *base_command(server, staged / "base", packer, since))
         try:
             note(f"copying the server's files ({packer.removeprefix('server-')})")
-            server.tool(argv, timeout=COPY, mounts=mounts, socket=sockets)
+            with copying(server, whole=parent is None):
+                server.tool(argv, timeout=COPY, mounts=mounts, socket=sockets)
             return packer.removeprefix("server-")
         except ProgramError as error:
             if any(said in error.stderr for said in _NO_SUCH_COMPRESSION):

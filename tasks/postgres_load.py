@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import os
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -15,6 +14,7 @@ import psycopg
 from recoup.catalog import BackupSet
 from recoup.errors import PreconditionError
 from recoup.manifest import DatabaseShape
+from recoup.progress import Pace
 from recoup.records import Check
 from tasks.postgres import Server
 from tasks.postgres_compare import compare
@@ -115,7 +115,7 @@ def _load(server: Server, one: BackupSet, target: str) -> None:
             _stream(server, file, target)
     else:
         note(f"restoring {one.manifest.size / 1e6:.0f} MB, {one.dump.content.rows:,} rows, in parallel")
-        with telling(_growth(server, target)):
+        with telling(_growth(server, target, Pace("restored", one.dump.size))):
             server.tool(
                 restore_command(server, one, target), timeout=RESTORE, mounts=[one.path], options=RESTORE_OPTIONS
             )
@@ -159,9 +159,7 @@ def _stream(server: Server, file: gzip.GzipFile, target: str) -> None:
         raise OSError(failures[0])
 
 
-def _growth(server: Server, target: str) -> Callable[[], str]:
-    began = time.monotonic()
-
+def _growth(server: Server, target: str, pace: Pace) -> Callable[[], str]:
     def look() -> str:
         try:
             with server.connect(server.spec.maintenance_database) as connection:
@@ -170,7 +168,6 @@ def _growth(server: Server, target: str) -> Callable[[], str]:
                 ).fetchone()
         except (psycopg.Error, PreconditionError):
             return ""
-        size = int(str(row[0])) if row else 0
-        return f"restored {size / 1e6:.0f} MB ({size / 1e6 / (time.monotonic() - began):.0f} MB/s)"
+        return pace.at(int(str(row[0])) if row else 0)
 
     return look

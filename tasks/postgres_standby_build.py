@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 
 import psycopg
@@ -13,7 +11,8 @@ from recoup.errors import PreconditionError, RecoupError, RecoveryError, first_l
 from recoup.plan import Standby
 from recoup.records import Frozen
 from tasks.postgres import Role, Server, pair_script, role_of
-from tasks.step import note, step, telling
+from tasks.postgres_progress import copying
+from tasks.step import note, step
 
 COPY = timedelta(hours=12)
 FOLLOWS = timedelta(seconds=15)
@@ -115,7 +114,8 @@ def build(server: Server, label: str, *, sound: bool) -> Built:
     # A copy that an attempt before has finished stays.
     if role_of(other) is not Role.STANDBY:
         pair_script(other, "fence", label)
-        with _told(server, other):
+        note(f"copying {server.service} to {other.service}")
+        with copying(server):
             pair_script(other, "clone", env=env, timeout=COPY)
     other.stack.start(other.service)
     if not streams(server, server.spec.restart_timeout):
@@ -188,27 +188,3 @@ def _environment(server: Server, standby: Standby) -> dict[str, str]:
     assert row is not None
     _, port = server.stack.inside(server.service, server.spec.port)
     return {"SOCKETS": str(row[0]).split(",")[0].strip(), "PEER_PORT": str(port), "SLOT": standby.slot}
-
-
-@contextmanager
-def _told(server: Server, other: Server) -> Iterator[None]:
-    """Tell how far the copy is while the block runs."""
-    began = time.monotonic()
-
-    def look() -> str:
-        try:
-            with server.connect(server.spec.maintenance_database) as connection:
-                row = connection.execute(
-                    "SELECT backup_streamed, backup_total FROM pg_stat_progress_basebackup ORDER BY pid DESC LIMIT 1"
-                ).fetchone()
-        except (psycopg.Error, RecoupError):
-            return ""
-        if row is None or not row[1]:
-            return f"copying {server.service} to {other.service}"
-        done, whole = int(str(row[0])), int(str(row[1]))
-        rate = done / max(time.monotonic() - began, 0.1)
-        left = f", {max(whole - done, 0) / rate:.0f} s left" if rate else ""
-        return f"copied {done / 1e6:.0f} of {whole / 1e6:.0f} MB, {rate / 1e6:.0f} MB/s{left}"
-
-    with telling(look):
-        yield
