@@ -13,7 +13,7 @@ from pydantic import Field
 from flows.continuous import begin_again, replay
 from flows.procedure import Run, conduct
 from flows.request import Recovery, require_recovered
-from flows.standby import follow_again, take_over
+from flows.standby import follow_again, receive_anew, take_over
 from recoup.catalog import Repository
 from recoup.clock import store_loss
 from recoup.errors import RecoupError, RecoveryError
@@ -156,6 +156,8 @@ def _procedure(run: Run, request: DatabaseRecovery) -> None:
     run.checks.extend(seen.checks)
     run.mark("restored", seen.restored)
     _count_loss(run, server, used, replayed)
+    if isinstance(replayed, Promoted):
+        receive_anew(run, server)
     if replayed:
         begin_again(run, server, repository)
     if server.spec.standby and (replayed or run.steps.opened_before(make_new_server)):
@@ -197,6 +199,8 @@ def _take_over(
         return None, ""
     if found.missing and not found.replaced:
         why = "what dropped the missing tables was done on the standby too"
+    elif found.condition is Condition.HEALTHY and request.source is not Source.STANDBY:
+        why = "a database that answers and is restored all the same holds what its standby holds"
     else:
         promoted, why = take_over(run, server, repository, _suffix(run), anew=anew)
         if promoted:

@@ -38,8 +38,8 @@ def preview(plan: Plan, request: DatabaseRecovery) -> tuple[str, ...]:
             f"restart {server.spec.service}; if it answers and its data are whole, nothing is restored. Otherwise:"
         )
     if server.spec.standby and request.source in (Source.BEST, Source.STANDBY) and request.to == "latest":
-        standby = find_standby(server, repository)
-        if standby.service and not found.missing:
+        standby, asked = find_standby(server, repository), request.source is Source.STANDBY
+        if standby.service and not found.missing and (asked or found.condition is not Condition.HEALTHY):
             return (
                 *lines,
                 f"{standby}",

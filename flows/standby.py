@@ -18,6 +18,7 @@ from tasks.postgres import Server
 from tasks.postgres_replay import resume_receiving
 from tasks.postgres_standby import Promoted, choose_standby, fence_primary, promote_standby
 from tasks.postgres_standby_build import Built, Pair, build_standby, give_up, pair_of, see_to_standby
+from tasks.wal_receiver import continuous_of
 
 
 class StandbyRequest(Frozen):
@@ -71,8 +72,16 @@ def take_over(
     )
     run.checks.extend(done.checks)
     run.state_left = f"{chosen.instead_of} is stopped and fenced; its data are whole"
-    note_receiving(run, step("Receive the WAL of the new primary", resume_receiving, new))
+    if continuous_of(new).policy == "zero-loss":
+        # Until then no commit comes back.
+        receive_anew(run, new)
     return done, ""
+
+
+def receive_anew(run: Run, server: Server) -> None:
+    """Have the WAL of the new primary received, if that was not done in this run."""
+    if run.steps.done_before(resume_receiving) is None:
+        note_receiving(run, run.steps.step("Receive the WAL of the new primary", resume_receiving, server))
 
 
 def follow_again(run: Run, server: Server, label: str, *, sound: bool) -> None:

@@ -27,7 +27,7 @@ from tasks.wal_receiver import continuous_of, receiver_of
 from tests.drills.platform import Platform
 from tests.stack_behaviour import SOON, eventually
 
-TAKEN_OVER = ["choose-standby", "fence-primary", "promote-standby", "resume-receiving"]
+TAKEN_OVER = ["choose-standby", "fence-primary", "promote-standby"]
 PAIR = ("postgres", "postgres-standby")
 
 
@@ -40,6 +40,8 @@ def test_the_standby_takes_over_and_the_old_primary_follows_it(fault: Fault, pol
     assert (record.verdict, record.why) == (Verdict.RECOVERED, "every step ended well and every check passed")
     steps = [step.name for step in record.steps]
     assert [name for name in steps if name in TAKEN_OVER] == TAKEN_OVER
+    # Users wait for the receiver only where each commit does.
+    assert (steps.index("resume-receiving") < steps.index("check-as-user")) is (policy is Policy.ZERO_LOSS)
     # Whoever asks for the one that takes writes is served by it without being stopped.
     assert not {"stop-services", "replay-wal", "restore-beside"} & set(steps)
     assert record.backup is not None
@@ -223,6 +225,15 @@ def test_both_can_change_places_in_good_order_and_nothing_is_copied(platform: Pl
     assert written(platform) == before
     followed = next(step for step in record.steps if step.name == "see-to-standby")
     assert followed.detail == f"{old} follows: its data were those of the other one"
+
+
+def test_what_is_restored_though_it_answers_is_not_taken_from_the_standby(platform: Platform) -> None:
+    service = platform.server.service
+    record = recovered(platform.recover(restore="always"))
+    steps = {step.name for step in record.steps}
+    assert "replay-wal" in steps
+    assert not {"choose-standby", "fence-primary"} & steps
+    one_takes_writes(platform, service)
 
 
 def test_the_watch_goes_with_whoever_takes_writes(platform: Platform) -> None:
