@@ -10,7 +10,7 @@ import psycopg
 from recoup.errors import PreconditionError, RecoupError, RecoveryError, first_line
 from recoup.plan import Standby
 from recoup.records import Frozen
-from tasks.postgres import Role, Server, pair_script, role_of
+from tasks.postgres import Role, Server, live_role, pair_script, role_of
 from tasks.postgres_progress import copying
 from tasks.step import note, step
 
@@ -92,15 +92,22 @@ def see_to_standby(server: Server, label: str, sound: bool) -> Built:
 def build(server: Server, label: str, *, sound: bool) -> Built:
     """Have the other one of the pair follow ``server``; safe to repeat with the same label.
 
-    Whoever follows already is left alone. One that was ``sound`` when it was shut down in good order, and so holds
-    nothing that ``server`` does not, simply follows. Any other one's data are moved aside, whole, and it becomes a new
-    copy: damage goes on to be served otherwise, by what looks like a standby.
+    Whoever follows, or does when it is started, is left as it is. One that was ``sound`` when it was shut down in good
+    order, and so holds nothing that ``server`` does not, simply follows. Any other one's data are moved aside, whole,
+    and it becomes a new copy: damage would go on otherwise in what looks like a standby.
     """
     other, standby = server.other(), standby_of(server)
+    if (role := live_role(server)) is not Role.PRIMARY:
+        raise PreconditionError(
+            f"{server.service} takes no writes: {role or 'it does not answer'}",
+            next_step="recover it first: recoup recover database",
+        )
     _make_slot(server, standby)
-    # A server that was just started is found by its standby after a while.
-    if role_of(other) is Role.STANDBY and other.stack.state(other.service).running and streams(server, FOLLOWS):
-        return Built(service=other.service, how="it went on")
+    if role_of(other) is Role.STANDBY:
+        other.stack.start(other.service)
+        # It finds a server again that was just started after a while.
+        if streams(server, FOLLOWS):
+            return Built(service=other.service, how="it went on")
     env = _environment(server, standby)
     if sound and role_of(other) is Role.FENCED and pair_script(other, "state").text == _CLEAN:
         note(f"{other.service} was shut down in good order; letting it follow {server.service}")

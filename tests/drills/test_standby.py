@@ -215,6 +215,24 @@ def test_a_standby_that_cannot_catch_up_is_passed_over_for_the_wal(platform: Pla
     one_takes_writes(platform, server.service)
 
 
+def test_a_standby_that_was_down_goes_on_where_it_was_when_it_is_built(platform: Platform) -> None:
+    standby = platform.server.other().service
+    platform.stack.kill(standby)
+    eventually("nobody follows", lambda: not pair(platform.plan).streaming)
+    built = build_pair.fn(StandbyRequest(plan=platform.sandbox.plan))
+    assert (built.service, built.how, built.aside) == (standby, "it went on", "")
+
+
+def test_no_standby_is_built_of_a_server_that_is_down(platform: Platform) -> None:
+    platform.stack.kill(platform.server.service)
+    try:
+        with pytest.raises(PreconditionError, match="takes no writes: it does not answer"):
+            build_pair.fn(StandbyRequest(plan=platform.sandbox.plan))
+    finally:
+        platform.stack.start(platform.server.service)
+        eventually("the standby follows", lambda: pair(platform.plan).ready)
+
+
 def test_both_can_change_places_in_good_order_and_nothing_is_copied(platform: Platform) -> None:
     old, new = platform.server.service, platform.server.other().service
     eventually("the standby follows", lambda: pair(platform.plan).ready)
