@@ -15,6 +15,7 @@ from recoup.errors import RecoupError, RecoveryError, first_line
 from recoup.manifest import BaseBackup
 from recoup.records import Check, Frozen, Outcome
 from recoup.wal import parse_lsn, timeline_of
+from tasks.heartbeat import Witness
 from tasks.postgres import Condition, Role, Server, answers, follows, identity, live_role, pair_script
 from tasks.postgres_diagnosis import look_at_data
 from tasks.postgres_replay import Received, nothing_is_left, where_it_is
@@ -29,13 +30,14 @@ class StandbyChosen(Frozen):
     """The standby that can take over from ``instead_of``; with an empty ``service`` none can, and ``why`` says why.
 
     ``position`` is where it stands, as if it were a base backup that ends there, ``newest`` the newest timeline of what
-    was received.
+    was received, ``witness`` the last heartbeat of that.
     """
 
     service: str = ""
     instead_of: str = ""
     position: BaseBackup | None = None
     newest: int = 0
+    witness: Witness | None = None
     why: str = ""
 
     def __str__(self) -> str:
@@ -102,6 +104,7 @@ def find_standby(server: Server, repository: Repository) -> StandbyChosen:
         service=standby.service,
         instead_of=server.service,
         position=position,
+        witness=there.witness,
         newest=max((timeline_of(place) for place in there.dirs), default=position.timeline),
         why="it follows, and no table of the last backup is missing",
     )
@@ -153,8 +156,9 @@ def promote_standby(server: Server, chosen: StandbyChosen) -> Promoted:
         note(f"promoting {server.service}")
         _promote(server)
     reached, point = where_it_is(server)
-    if not following and there.witness:
-        there = replace(there, witness=there.witness.model_copy(update={"lsn": reached}))
+    if not following:
+        # By now there is one of the new primary.
+        there = replace(there, witness=chosen.witness)
     checks = nothing_is_left(server, position, there, reached)
     _take_received(server, None)
     failed = [check for check in checks if check.outcome is Outcome.FAILED]

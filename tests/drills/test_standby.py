@@ -104,6 +104,11 @@ def recovered(record: RecoveryRecord) -> RecoveryRecord:
     return record
 
 
+def noted(platform: Platform, since: datetime) -> bool:
+    witness = witness_of(continuous_of(platform.server).wal)
+    return witness is not None and witness.at > since
+
+
 def one_takes_writes(platform: Platform, service: str) -> None:
     other = next(name for name in PAIR if name != service)
     assert platform.server.service == service
@@ -132,15 +137,17 @@ def test_killed_on_the_way_and_run_again_one_takes_writes_and_nothing_is_lost(
     old, new = platform.server.service, platform.server.other().service
     eventually("the standby follows", lambda: pair(platform.plan).ready)
     write(platform, "before-" + where.strip().replace(" ", "-"))
-    before = written(platform)
-    began = platform.break_it(Fault.WIPE)
-    assert platform.recover_and_die(began, **{kind: where}) == -signal.SIGKILL
-    left = Journal.unfinished(platform.plan.platform.state, platform.plan.platform.name, "database", "postgres")
-    assert left is not None
-    assert left.steps[-1].outcome is StepOutcome.RUNNING
+    before, since = written(platform), now()
+    with watching(platform.server, lambda _: None):
+        eventually("a heartbeat is received", lambda: noted(platform, since))
+        began = platform.break_it(Fault.WIPE)
+        assert platform.recover_and_die(began, **{kind: where}) == -signal.SIGKILL
+        left = Journal.unfinished(platform.plan.platform.state, platform.plan.platform.name, "database", "postgres")
+        assert left is not None
+        assert left.steps[-1].outcome is StepOutcome.RUNNING
+        record = platform.recover()
 
-    record = recovered(platform.recover())
-
+    assert (record.verdict, record.why) == (Verdict.RECOVERED, "every step ended well and every check passed")
     assert record.run_id == left.header.run_id
     assert record.clock.began == began
     assert {"promote-standby", "see-to-standby"} <= {step.name for step in record.steps}
@@ -257,18 +264,14 @@ def test_what_is_restored_though_it_answers_is_not_taken_from_the_standby(platfo
 def test_the_watch_goes_with_whoever_takes_writes(platform: Platform) -> None:
     said: list[str] = []
     server = platform.server
-
-    def noted(since: datetime) -> bool:
-        witness = witness_of(continuous_of(server).wal)
-        return witness is not None and witness.at > since
-
     eventually("the standby follows", lambda: pair(platform.plan).ready)
     with watching(server, said.append):
         eventually("it watches the pair", lambda: "the WAL is received; the standby follows" in said)
-        eventually("a heartbeat is received", lambda: noted(now() - timedelta(seconds=10)))
+        since = now()
+        eventually("a heartbeat is received", lambda: noted(platform, since))
         record = platform.recover(platform.break_it(Fault.WIPE))
         at = now()
-        eventually("heartbeats are written into the new primary", lambda: noted(at))
+        eventually("heartbeats are written into the new primary", lambda: noted(platform, at))
     assert (record.verdict, record.why) == (Verdict.RECOVERED, "every step ended well and every check passed")
 
 

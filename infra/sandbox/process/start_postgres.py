@@ -14,11 +14,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+CONNECTIONS = 40
 SETTINGS = (
     "fsync=on",
     "synchronous_commit=on",
     "full_page_writes=on",
-    "max_connections=40",
+    f"max_connections={CONNECTIONS}",
     "logging_collector=off",
     "log_destination=stderr",
     "log_line_prefix=%m [%p] ",
@@ -70,6 +71,8 @@ def make_cluster(data: Path, sockets: Path, port: str, password: str, schema: by
         "--auth-local=trust", "--auth-host=scram-sha-256", "--data-checksums", "--no-sync", "--no-instructions",
         # A killed server must leave nothing in /dev/shm, where one sandbox's files cannot be told from another's.
         "--set=dynamic_shared_memory_type=mmap",
+        # A standby may be copied from it already while it is being made, and must not ask for less than it did.
+        f"--set=max_connections={CONNECTIONS}",
         given=password.encode(),
     )  # fmt: skip
     options = ("listen_addresses=", f"port={port}", f"unix_socket_directories={sockets}", "fsync=off")
