@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from deployments.asking import act, confirm, moment
-from deployments.options import AsJson, PlanPath
+from deployments.options import AsJson, Began, DryRun, Fresh, PlanPath, Reason, Yes
 from flows.database import When
 from flows.redis_preview import preview
 from flows.redis_store import RedisRecovery, RedisSource, recover_redis
@@ -23,11 +23,11 @@ def recover_redis_command(
         typer.Option("--from", help="The replica where the primary lost its data, else a set; or one of them."),
     ] = RedisSource.BEST,
     restore: Annotated[When, typer.Option(help="Restore only if needed, or always.")] = When.IF_NEEDED,
-    began: Annotated[str, typer.Option(help="When the outage began, ISO 8601 with zone: 2026-11-23T03:12:05Z.")] = "",
-    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
-    fresh: Annotated[bool, typer.Option("--fresh", help="Do not go on with a killed run.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Look, and show what would run; change nothing.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before acting.")] = False,
+    began: Began = "",
+    reason: Reason = "",
+    fresh: Fresh = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Recover Redis: diagnose, restart, restore where its data are gone, prove it.

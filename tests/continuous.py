@@ -12,7 +12,6 @@ from uuid import uuid4
 
 import pytest
 
-from recoup.catalog import Repository
 from recoup.plan import ContinuousPolicy, Plan, WalPolicy, load_plan
 from recoup.records import Check, Outcome
 from recoup.stacks import proctable
@@ -24,26 +23,19 @@ from tasks.postgres_base import BaseTaken, take_base
 from tasks.postgres_replay import restored_server
 from tasks.sandbox import Sandbox, create, destroy
 from tasks.wal_receiver import continuous_of, have_it_received, receiver_of
+from tests.database_in_use import DatabaseInUse
 from tests.stack_behaviour import SOON, eventually
 
 RECEIVER = "wal-receiver"
 
 
 @dataclass(frozen=True)
-class Continuous:
+class Continuous(DatabaseInUse):
     """A sandbox with a receiver; its plan may point at a copy of what was received."""
 
     sandbox: Sandbox
     plan: Plan = field(repr=False)
     stack: ProcessStack = field(repr=False)
-
-    @property
-    def server(self) -> Server:
-        return Server.of(self.plan, self.stack, None)
-
-    @property
-    def repository(self) -> Repository:
-        return Repository(self.plan.platform.repository)
 
     @property
     def wal(self) -> Path:

@@ -9,30 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from recoup.catalog import Repository
 from recoup.plan import Plan, load_plan
 from recoup.process import Completed
 from recoup.stacks.process import ProcessStack
-from tasks.postgres import Server
 from tasks.sandbox import Sandbox
+from tests.database_in_use import DatabaseInUse
 from tests.stack_behaviour import SOON
 
 
 @dataclass(frozen=True)
-class Scratch:
+class Scratch(DatabaseInUse):
     """The plan with this database and repository in place of the platform's; whose name all copies begin with."""
 
     plan: Plan
     stack: ProcessStack
     name: str
-
-    @property
-    def server(self) -> Server:
-        return Server.of(self.plan, self.stack, None)
-
-    @property
-    def repository(self) -> Repository:
-        return Repository(self.plan.platform.repository)
 
     def sql(self, statement: str, database: str = "") -> str:
         """Run SQL as the owner through the server's own socket, past everything that is tested."""

@@ -17,7 +17,6 @@ import pytest
 from flows.backup import run_backup, run_verification
 from flows.procedure import watched_by
 from flows.restore import TableRestore, run_table_restore
-from recoup.catalog import Repository
 from recoup.errors import RecoveryError
 from recoup.places import ledger_path
 from recoup.plan import Plan, load_plan
@@ -25,11 +24,12 @@ from recoup.progress import Silent
 from recoup.records import Check, Outcome, Verdict
 from recoup.stacks import Stack, open_stack
 from tasks import postgres_backup
-from tasks.postgres import Server, database_names
+from tasks.postgres import database_names
 from tasks.postgres_compare import compare
 from tasks.postgres_restore import restore_beside
 from tasks.postgres_verify import verify_database_backup
 from tasks.sandbox import Kind, create, destroy
+from tests.database_in_use import DatabaseInUse
 from tests.stack_behaviour import eventually
 
 # What major versions print each in its own way, or have more of: NOT NULL has a name in 18, MAINTAIN came with 17.
@@ -42,17 +42,9 @@ CREATE VIEW public.good AS SELECT t.id FROM public.told t WHERE t.mood = 'good' 
 
 
 @dataclass(frozen=True)
-class Platform:
+class Platform(DatabaseInUse):
     plan: Plan
     stack: Stack
-
-    @property
-    def server(self) -> Server:
-        return Server.of(self.plan, self.stack, None)
-
-    @property
-    def repository(self) -> Repository:
-        return Repository(self.plan.platform.repository)
 
     @property
     def major(self) -> int:

@@ -15,16 +15,15 @@ from pathlib import Path
 from flows.backup import run_backup
 from flows.database import DatabaseRecovery, run_recovery
 from flows.procedure import watched_by
-from recoup.catalog import Repository
 from recoup.ledger import Ledger
 from recoup.plan import Plan, load_plan
 from recoup.progress import Silent
 from recoup.records import RecoveryRecord, StepOutcome, StepRecord
 from recoup.stacks import open_stack
 from recoup.stacks.process import ProcessStack
-from tasks.postgres import Server
 from tasks.postgres_fault import Fault, inject
 from tasks.sandbox import Sandbox
+from tests.database_in_use import DatabaseInUse
 from tests.stack_behaviour import SOON, eventually
 
 # A process of its own for each recovery that is to be killed, without the seconds its imports would take.
@@ -33,20 +32,12 @@ _SEPARATE.set_forkserver_preload(["tests.drills.platform"])
 
 
 @dataclass(frozen=True)
-class Platform:
+class Platform(DatabaseInUse):
     """A sandbox, its plan and its stack."""
 
     sandbox: Sandbox
     plan: Plan
     stack: ProcessStack
-
-    @property
-    def server(self) -> Server:
-        return Server.of(self.plan, self.stack, None)
-
-    @property
-    def repository(self) -> Repository:
-        return Repository(self.plan.platform.repository)
 
     @property
     def ledger(self) -> Ledger:
