@@ -18,7 +18,7 @@ from recoup.wal import parse_lsn, timeline_of
 from tasks.heartbeat import Witness
 from tasks.postgres import Condition, Role, Server, answers, follows, identity, live_role, pair_script
 from tasks.postgres_diagnosis import look_at_data
-from tasks.postgres_replay import Received, nothing_is_left, where_it_is
+from tasks.postgres_replay import Received, by_our_clock, nothing_is_left, where_it_is
 from tasks.postgres_standby_build import standby_of, streams
 from tasks.step import note, step
 from tasks.wal_receiver import alter_system
@@ -168,7 +168,9 @@ def promote_standby(server: Server, chosen: StandbyChosen) -> Promoted:
             state=f"{server.service} takes writes; the server before it is fenced",
             next_step="to bring back what lacks: recoup recover database --from continuous --restore always",
         )
-    return Promoted(done=True, service=server.service, reached=reached, recovery_point=point, checks=checks)
+    return Promoted(
+        done=True, service=server.service, reached=reached, recovery_point=by_our_clock(server, point), checks=checks
+    )
 
 
 def restore_command(dirs: Sequence[Path], segment_size: int) -> str:
