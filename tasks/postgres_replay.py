@@ -224,8 +224,10 @@ def _wait_for_promotion(beside: Server, place: Place, base: BaseBackup, end: Rea
         except psycopg.Error as error:
             # It ends by itself when the target is not in the WAL: its last words are in its log.
             said = (place.root / "server.log").read_text(encoding="utf-8", errors="replace").splitlines()
+            # Not those to whoever asked it while it ended, as this one does.
+            fatal = [line for line in said if "FATAL" in line and "the database system is" not in line]
             raise RecoveryError(
-                f"the replay ended: {next((line for line in reversed(said) if 'FATAL' in line), first_line(error))}",
+                f"the replay ended: {fatal[-1] if fatal else first_line(error)}",
                 state="the database in use is untouched",
             ) from None
         assert row is not None
