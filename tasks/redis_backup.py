@@ -16,8 +16,9 @@ from recoup.errors import PreconditionError, RecoveryError, first_line
 from recoup.manifest import Manifest, RedisSnapshot, Verification
 from recoup.records import Check, Frozen, Outcome, Subject, now
 from tasks.redis_content import CONTENT, Content
-from tasks.redis_scratch import PACKED, RDB, pack, program_of, prove_copy, snapshot_time
+from tasks.redis_scratch import PACKED, RDB, pack, program_of, prove_copy, read_detail, snapshot_of, snapshot_time
 from tasks.redis_server import Condition, Link, RedisServer, answers, layout, number
+from tasks.redis_users import USERS, read_users, users_of
 from tasks.step import note, step
 
 SNAPSHOT = timedelta(hours=1)
@@ -90,6 +91,10 @@ def publish_snapshot(server: RedisServer, repository: Repository, reached: datet
                 taken = take_snapshot(link)
                 place = layout(link)
                 release = link.info("server")["redis_version"]
+                users, acl_file = users_of(link), link.setting("aclfile")
+            if reached:
+                # Users are not replicated: those of the primary are known from its own newest set.
+                users, acl_file = _users_before(repository, server.spec.store)
             note("copying the snapshot out")
             server.stack.copy_out(server.spec.service, f"{place.directory}/{place.dump}", staged / RDB)
             _prove_it_is_this_one(staged / RDB, taken)
@@ -99,7 +104,11 @@ def publish_snapshot(server: RedisServer, repository: Repository, reached: datet
                 content = prove_copy(server, program, staged)
                 packing.result()
             (staged / RDB).unlink()
-            (staged / CONTENT).write_text(content.detail().model_dump_json(), encoding="utf-8")
+            detail = content.detail().model_copy(update={"acl_file": acl_file})
+            (staged / CONTENT).write_text(detail.model_dump_json(), encoding="utf-8")
+            if users:
+                text = "".join(f"{line}\n" for line in users)
+                (staged / USERS).write_text(text, encoding="utf-8", errors="surrogateescape")
             manifest = Manifest(
                 set_id=set_id(server.spec.store, point),
                 store=server.spec.store,
@@ -179,6 +188,13 @@ def _prove_it_is_this_one(rdb: Path, point: datetime) -> None:
             f"what was copied is an older snapshot, of {taken.astimezone(UTC):%Y-%m-%d %H:%M:%S}",
             next_step="see whether the server's dir and dbfilename are what CONFIG GET says",
         )
+
+
+def _users_before(repository: Repository, series: str) -> tuple[tuple[str, ...], str]:
+    for one in repository.sets(series):
+        if snapshot_of(one):
+            return read_users(one), read_detail(one).acl_file
+    return (), ""
 
 
 def _free(repository: Repository, series: str, point: datetime) -> datetime:

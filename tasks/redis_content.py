@@ -74,10 +74,14 @@ class Second(Frozen):
 
 
 class Detail(Frozen):
-    """What stands beside an RDB in its set: what expires when, and some keys by which the data is known again."""
+    """What stands beside an RDB in its set: what expires when, and some keys by which the data is known again.
+
+    ``acl_file`` is where the server reads its users from (``aclfile``), empty when that is no file of their own.
+    """
 
     seconds: tuple[Second, ...]
     sample: tuple[Sampled, ...]
+    acl_file: str = ""
 
 
 @dataclass

@@ -32,6 +32,7 @@ from tasks.redis_server import (
     layout,
     wait_until_it_answers,
 )
+from tasks.redis_users import bring_users_back, lay_users_down
 from tasks.step import note, step
 
 RESTORE = timedelta(hours=4)
@@ -137,17 +138,20 @@ def restore_redis(server: RedisServer, repository: Repository, set_id: str, labe
     note("moving the old data aside")
     aside = stack.put_aside(service, label=label)
     try:
+        acl_file = read_detail(one).acl_file
+        lay_users_down(server, one, acl_file)
         place = _ask_an_empty_server(server)
         stack.stop(service)
         # What the empty server wrote is in the way of the copy, and may be the rest of an attempt before.
         stack.put_aside(service, label=f"{label}-tried-{now():%H%M%S%f}")
         note(f"laying the copy down ({place.mode})")
         _lay_down(server, one, place)
+        lay_users_down(server, one, acl_file)
         stack.start(service)
         found = wait_until_it_answers(server)
         if found.condition is not Condition.HEALTHY:
             raise RecoveryError(f"the server does not load the copy: {found}\n{_log(server)}")
-        checks = compare_with(server, one)
+        checks = (*compare_with(server, one), *bring_users_back(server, one))
     except (redis.RedisError, ProgramError, OSError) as error:
         what = error.what if isinstance(error, ProgramError) else first_line(error)
         raise _failed(set_id, what, aside) from None

@@ -74,7 +74,7 @@ def scratch(directory: Path, *lines: str, by_arguments: bool = False, password: 
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     home, data, secret = directory / "home", directory / "home" / "data", directory / "password"
-    data.mkdir(parents=True)
+    data.mkdir(parents=True, exist_ok=True)
     secret.write_text(password, encoding="utf-8")
     program = redis_server()
     configuration = ("bind 127.0.0.1", f"port {port}", f"dir {data}", *lines)

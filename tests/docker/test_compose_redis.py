@@ -39,6 +39,7 @@ redis-cli hpexpireat hash 4102444800000 fields 1 later >/dev/null
 redis-cli hpexpire hash 800 fields 1 soon >/dev/null
 redis-cli hset fleeting f v >/dev/null
 redis-cli hpexpire fleeting 800 fields 1 f >/dev/null
+redis-cli acl setuser app on '>of the app' '~read:*' +@read +get '(+set ~app:*)' >/dev/null
 redis-cli function load "#!lua name=l
 redis.register_function('f', function() return 7 end)" >/dev/null
 """
@@ -88,6 +89,7 @@ def test_a_lost_redis_8_is_there_again_and_stays(
     restored = restore_redis.fn(server, repository, taken.set_id, "lost")
     assert restored.mode is Mode.PARTS
     assert all(check.outcome is Outcome.PASSED for check in restored.checks)
+    assert restored.checks[-1].seen == "the same; made anew: app"
     for _ in ("restored", "restarted"):
         assert cli(whole, "mget", "a", "b", "soon") == "1\n2"
         assert cli(whole, "--raw", "dump", "binary") == binary

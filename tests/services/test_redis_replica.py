@@ -88,6 +88,7 @@ def fill(made: Paired) -> None:
     with made.client() as client:
         client.flushall()
         client.mset({f"session:{n}": f"user {n}" for n in range(SESSIONS)})
+        client.acl_setuser("app", enabled=True, passwords=["+of the app"], categories=["+@read"], keys=["*"])
         run_redis_backup(made.plan, made.stack)
         client.mset({f"since:{n}": "the backup" for n in range(SINCE)})
         client.expire("since:0", 3600)
@@ -112,6 +113,7 @@ class TestRecovered:
         recovered(record)
         assert (platform.sessions(), since(platform)) == (SESSIONS, SINCE)
         assert platform.client().ttl("since:0") > 3000
+        assert "app" in platform.client().acl_users(), "users are not replicated: they come from the newest set"
         assert record.backup is not None
         assert record.backup.why.startswith(f"the freshest there is, of {REPLICA}")
         assert platform.in_step()
