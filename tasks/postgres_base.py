@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -214,7 +216,7 @@ def _copy(server: Server, staged: Path, sockets: str, parent: BackupSet | None) 
         argv = ("sh", "-c", _IF_THERE, "sh", program, *base_command(server, staged / "base", packer, since))
         try:
             note(f"copying the server's files ({packer.removeprefix('server-')})")
-            with copying(server, whole=parent is None):
+            with _keeping_wal(server), copying(server, whole=parent is None):
                 server.tool(argv, timeout=COPY, mounts=mounts, socket=sockets)
             return packer.removeprefix("server-")
         except ProgramError as error:
@@ -229,7 +231,20 @@ def _copy(server: Server, staged: Path, sockets: str, parent: BackupSet | None) 
     )
 
 
+@contextmanager
+def _keeping_wal(server: Server) -> Iterator[None]:
+    """Have the server keep the WAL it writes while the block runs: it is fetched last, and a checkpoint removes it."""
+    with server.connect(server.spec.maintenance_database) as connection:
+        connection.execute("SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout'")
+        # Temporary: gone with this session, so that no killed backup fills the server's disk.
+        slot = f"recoup_base_{connection.info.backend_pid}"
+        connection.execute("SELECT pg_create_physical_replication_slot(%s, true, true)", [slot])
+        yield
+
+
 def _hint(error: ProgramError) -> str:
+    if "has already been removed" in error.stderr:
+        return f"{error.what}; more was written meanwhile than the plan's slot_keep lets the server keep"
     if "no pg_hba.conf entry for replication" in error.stderr:
         return f"{error.what}; share the socket's directory: infra/postgres/compose.continuous.yaml"
     return error.what

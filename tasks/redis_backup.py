@@ -22,6 +22,8 @@ from tasks.redis_users import USERS, read_users, users_of
 from tasks.step import note, step
 
 SNAPSHOT = timedelta(hours=1)
+# The server stamps what it saves by a clock that stands still between two ticks of its kernel, 10 ms at most.
+_TICK = timedelta(milliseconds=20)
 _UNTOUCHED = "no set was published; the older ones are untouched"
 
 
@@ -173,7 +175,7 @@ def take_snapshot(link: Link, *, patience: timedelta = SNAPSHOT) -> datetime:
     if found["rdb_last_bgsave_status"] != "ok":
         raise _not_saved("its log says why (disk full? no memory for a second process?)")
     # A save that somebody ended (FLUSHALL does) leaves the status as it was.
-    if number(link.ask("LASTSAVE")) < int(point.timestamp()):
+    if number(link.ask("LASTSAVE")) < int((point - _TICK).timestamp()):
         raise _not_saved("its save was ended before it was done")
     return point
 
@@ -183,7 +185,7 @@ def _prove_it_is_this_one(rdb: Path, point: datetime) -> None:
         taken = snapshot_time(file.read(1024))
     if taken is None:
         raise RecoveryError("what was copied is no snapshot of a Redis, or does not say when it was taken")
-    if taken < point.replace(microsecond=0):
+    if taken < (point - _TICK).replace(microsecond=0):
         raise RecoveryError(
             f"what was copied is an older snapshot, of {taken.astimezone(UTC):%Y-%m-%d %H:%M:%S}",
             next_step="see whether the server's dir and dbfilename are what CONFIG GET says",

@@ -370,12 +370,14 @@ def _ahead(batches: Iterator[_Batch]) -> Iterator[_Batch]:
 
 def _pages(link: Link, seen: set[int]) -> Iterator[tuple[str, list[bytes]]]:
     """Give the keys of a database by their type, page by page, each once."""
+    # The first count: a later one falls as keys expire, and would match before all that are left were seen.
+    first = number(link.ask("DBSIZE"))
     for kind in _KINDS:
-        if number(link.ask("DBSIZE")) == len(seen):
+        if len(seen) == first:
             return
         for page in _scan(link, seen, "TYPE", kind):
             yield kind, page
-    if number(link.ask("DBSIZE")) != len(seen):
+    if len(seen) != first:
         # Of a type that only a module knows, or expired in the meantime.
         for page in _scan(link, seen):
             for key, found in zip(page, link.ask_all([("TYPE", key) for key in page]), strict=True):

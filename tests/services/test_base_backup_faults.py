@@ -86,6 +86,30 @@ def test_taken_while_the_schema_is_being_changed_it_is_whole(at: Continuous) -> 
         assert not failed(checks)
 
 
+def test_wal_that_is_written_and_checkpointed_meanwhile_is_still_there_at_the_end(
+    at: Continuous, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = postgres_base.base_command
+    monkeypatch.setattr(postgres_base, "base_command", lambda *given: (*real(*given), "--max-rate=2M"))
+    done = threading.Event()
+
+    def recycle() -> None:
+        while not done.wait(0.1):
+            at.sql("CREATE TABLE passing (); DROP TABLE passing; SELECT pg_switch_wal(); CHECKPOINT")
+
+    writer = threading.Thread(target=recycle)
+    writer.start()
+    try:
+        taken = at.base()
+    finally:
+        done.set()
+        writer.join()
+    found = verify_base_backup.fn(at.server, at.repository, taken.set_id, at.plan.platform.scratch)
+    assert not found.failed, found.failed
+    slots = "SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE 'recoup_base_%'"
+    assert at.sql(slots) == "0"
+
+
 def _take(directory: Path, plan: Path, stage: str, reached: Path) -> None:
     """Take a base backup in a process of its own, which stops at a stage to be killed there."""
 

@@ -29,7 +29,7 @@ def test_a_slow_base_backup_says_bytes_rate_and_time_left(
     sandbox: Sandbox, stack: ProcessStack, tmp_path: Path
 ) -> None:
     server = Server.of(load_plan(sandbox.plan), stack, None)
-    argv = (*base_command(server, tmp_path / "base", "server-gzip:1", None), "--max-rate=8M")
+    argv = (*base_command(server, tmp_path / "base", "server-gzip:1", None), "--max-rate=2M")
     seen = Notes()
     with watching(Watched(seen)), copying(server):
         server.tool(argv, timeout=max(SOON, timedelta(minutes=2)), mounts=[tmp_path])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import struct
 import subprocess
 import threading
 import time
@@ -24,10 +25,11 @@ from recoup.plan import load_plan
 from recoup.progress import Silent
 from recoup.stacks import open_stack
 from recoup.stacks.process import ProcessStack
-from tasks.redis_backup import take_redis_backup
+from tasks.redis_backup import _prove_it_is_this_one, take_redis_backup
 from tasks.redis_content import measure
 from tasks.redis_restore import restore_redis
 from tasks.redis_scratch import snapshot_of
+from tasks.redis_server import Link, Word
 from tests.redis_scratch import APPEND, PASSWORD, Scratch, scratch
 from tests.services.test_postgres_disk_full import MEGABYTE, fill, may_mount, small_disk
 from tests.stack_behaviour import eventually
@@ -270,6 +272,38 @@ class TestFaults:
         eventually("the throwaway server is gone", lambda: throwaways(tmp_path) == [])
         taken = run_redis_backup(source.plan, source.stack)
         assert [path.name for path in source.repository.root.iterdir()] == [taken.set_id]
+
+
+def test_keys_that_expire_while_others_are_read_hide_none_of_these(
+    source: Scratch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = Link.ask
+
+    def slowly(link: Link, *words: Word) -> object:
+        if words[0] == "SCAN":
+            time.sleep(0.3)
+        return ask(link, *words)
+
+    monkeypatch.setattr(Link, "ask", slowly)
+    with source.client() as client:
+        client.set("session", "s", px=800)
+        client.xadd("orders", {"f": "v"})
+        client.zadd("ranks", {"a": 1})
+    with source.server.connect() as link:
+        found = measure(link)
+    assert found.keys[0] - found.expiring[0] == 2
+
+
+@pytest.mark.parametrize("behind", [0.0005, 0.3])
+def test_a_snapshot_is_no_older_for_the_clock_that_stands_between_two_ticks(behind: float, tmp_path: Path) -> None:
+    """The server's TIME is exact, its snapshot's ``ctime`` is of the last tick: of the second before, now and then."""
+    (tmp_path / "dump.rdb").write_bytes(b"REDIS0009\xfa\x05ctime\xc2" + struct.pack("<i", 1_700_000_000))
+    point = datetime.fromtimestamp(1_700_000_001 + behind, UTC)
+    if behind < 0.01:
+        _prove_it_is_this_one(tmp_path / "dump.rdb", point)
+    else:
+        with pytest.raises(RecoveryError, match="older snapshot"):
+            _prove_it_is_this_one(tmp_path / "dump.rdb", point)
 
 
 class TestDigest:
