@@ -15,6 +15,7 @@ import psycopg
 from recoup.catalog import Repository
 from recoup.errors import RecoupError, RecoveryError, first_line
 from recoup.manifest import BaseBackup
+from recoup.progress import Pace
 from recoup.records import Check, Frozen, Outcome, Subject, now
 from recoup.target import Target, parse_target
 from recoup.wal import Reach, parse_lsn, reach, timeline_of, write_lsn
@@ -213,8 +214,7 @@ def _allow(server: Server, place: Place, dirs: tuple[Path, ...], base: BaseBacku
 
 def _wait_for_promotion(beside: Server, place: Place, base: BaseBackup, end: Reach) -> None:
     start = parse_lsn(base.start_lsn)
-    span = max(end.whole - start, 1)
-    began = told = time.monotonic()
+    pace, told = Pace("WAL replayed:", max(end.whole - start, 1)), time.monotonic()
     while True:
         try:
             with beside.connect(beside.spec.maintenance_database) as connection:
@@ -233,13 +233,9 @@ def _wait_for_promotion(beside: Server, place: Place, base: BaseBackup, end: Rea
         assert row is not None
         if not row[0]:
             return
-        moment = time.monotonic()
-        if moment - told >= 1:
-            told = moment
-            done = max(parse_lsn(str(row[1])) - start, 0)
-            rate = done / max(moment - began, 0.1)
-            left = f", {max(span - done, 0) / rate:.0f} s left" if rate else ""
-            note(f"replayed {done / 1e6:.0f} of {span / 1e6:.0f} MB of WAL{left}")
+        if time.monotonic() - told >= 1:
+            told = time.monotonic()
+            note(pace.at(max(parse_lsn(str(row[1])) - start, 0)))
         time.sleep(0.05)
 
 
