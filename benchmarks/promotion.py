@@ -26,9 +26,10 @@ from recoup.plan import Plan, load_plan
 from recoup.records import Verdict
 from recoup.stacks import open_stack
 from tasks import sandbox
-from tasks.heartbeat import watching
+from tasks.heartbeat import watching, witness_of
 from tasks.postgres import Server
 from tasks.postgres_fault import Fault, inject
+from tasks.wal_receiver import continuous_of
 
 READY = timedelta(minutes=2)
 TABLE = "CREATE TABLE public.taken_over (trial int, at timestamptz DEFAULT now())"
@@ -60,7 +61,8 @@ def trial(plan: Plan, made: sandbox.Sandbox, number: int) -> dict[str, float]:
     stack = open_stack(plan)
     server = Server.of(plan, stack, None).in_charge()
     until = time.monotonic() + READY.total_seconds()
-    while not pair(plan).ready:
+    # Without a heartbeat that was received nothing tells afterwards that all is there.
+    while not (pair(plan).ready and witness_of(continuous_of(server).wal)):
         if time.monotonic() > until:
             raise RecoveryError("the standby does not follow", state="the figures would be worth nothing")
         time.sleep(0.2)

@@ -278,7 +278,9 @@ def _holds(one: BackupSet) -> str:
 def _verified(one: BackupSet) -> str:
     if one.verified is None:
         return "no"
-    return f"{one.verified.at.astimezone(UTC):%Y-%m-%d %H:%M}" if one.verified.passed else "FAILED"
+    if one.verified.passed:
+        return f"{one.verified.at.astimezone(UTC):%Y-%m-%d %H:%M}"
+    return "FAILED" if one.verified.failed else "unproven"
 
 
 def _verdicts(plan: Plan, series: tuple[str, ...], at: str) -> Iterator[tuple[str, str, str]]:

@@ -134,7 +134,9 @@ def _procedure(run: Run, request: DatabaseRecovery) -> None:
     if isinstance(replayed, Promoted):
         server = server.named(replayed.service)
     elif base:
-        step("Stop the dependent services", stop_services, run.stack, dependents)
+        # Since a killed run somebody may have started them.
+        anew = run.steps.done_before(replay_wal) is None
+        step("Stop the dependent services", stop_services, run.stack, dependents, fresh=anew)
         replayed = _replay(run, server, repository, base, request.to, dependents)
     elif needed:
         anew = run.steps.done_before(restore_beside) is None
@@ -264,8 +266,9 @@ def _restore(
 ) -> None:
     step, suffix = run.steps.step, _suffix(run)
     target, kept = f"{server.spec.database}_restore_{suffix}", f"{server.spec.database}_before_{suffix}"
-    step("Stop the dependent services", stop_services, run.stack, dependents)
     anew = not run.steps.opened_before(swap_databases)
+    swapped_before = run.steps.done_before(swap_databases) is not None
+    step("Stop the dependent services", stop_services, run.stack, dependents, fresh=not swapped_before)
     try:
         if found.condition not in (Condition.HEALTHY, Condition.DAMAGED):
             step("Begin with a new data directory", make_new_server, server, suffix, fresh=anew)
@@ -293,6 +296,7 @@ def _start_again(run: Run, dependents: tuple[str, ...]) -> None:
             run.stack,
             tuple(reversed(dependents)),
             name="start-again",
+            fresh=True,
         )
     except RecoupError as error:
         run.state_left = f"the dependent services are stopped: {error.what}"

@@ -35,7 +35,8 @@ def preview(plan: Plan, request: RedisRecovery) -> tuple[str, ...]:
     if replica:
         lines.append(f"have {replica.service} follow nobody (REPLICAOF NO ONE), so that it keeps what it has")
     if found.condition in (Condition.DOWN, Condition.LOADING, Condition.REFUSING):
-        lines.append(f"restart {server.spec.service}; if it loads its data, nothing is restored. Otherwise:")
+        whole = "its data, and has all that the replica has" if replica else "its data"
+        lines.append(f"restart {server.spec.service}; if it loads {whole}, nothing is restored. Otherwise:")
     if replica and request.source is not RedisSource.BACKUP and found.condition not in AS_IT_WAS:
         lines.append(f"back up {replica.service} and restore that set, if its data are good and the freshest; or else")
     lines.extend(_plan_of_restore(plan, server, repository, request, dependents))

@@ -25,7 +25,8 @@ from tasks.copies_fetch import copies_of
 from tasks.redis_backup import RedisTaken, check_redis_backup_can_begin, take_redis_backup
 from tasks.redis_replica import Detached, Replica
 from tasks.redis_restore import RedisChosen, choose_redis_backup, restore_redis
-from tasks.redis_server import Condition, Diagnosis, RedisServer
+from tasks.redis_server import Condition, RedisServer
+from tasks.redis_source import compare_with_replica
 from tasks.redis_state import check_redis, diagnose_redis, kept_until, require_saving, restart_redis
 from tasks.services import restart_services, services_of, start_services, stop_services
 from tasks.smoke import UserCheck, check_as_user
@@ -134,8 +135,9 @@ def _procedure(run: Run, request: RedisRecovery) -> None:
             require_saving(found)
         # 4 if that fails or the data are gone, restore: the replica's data, or the newest good backup
         used: RedisChosen | None = None
-        if always or found.condition not in AS_IT_WAS:
-            used = _choose(run, server, repository, request, found, replica, detached)
+        lost = found.condition not in AS_IT_WAS or _is_behind(run, server, request, detached, anew)
+        if always or lost:
+            used = _choose(run, server, repository, request, lost, replica, detached)
             _restore(run, server, repository, used, dependents)
         # 5 start dependents
         step("Start the dependent services", start_services, run.stack, tuple(reversed(dependents)))
@@ -151,8 +153,14 @@ def _procedure(run: Run, request: RedisRecovery) -> None:
         run.next_step = "see to what the check names; if the data are wrong: recoup recover redis --restore always"
     # 8 attach the replica again; data of its own that are nowhere else are kept
     if replica:
-        covered = used.of_replica if used else detached is not None
-        attach_again(run, replica, keep=not covered, label=_label(run))
+        attach_again(run, replica, keep=not (used and used.of_replica), label=_label(run))
+
+
+def _is_behind(run: Run, server: RedisServer, request: RedisRecovery, detached: Detached | None, anew: bool) -> bool:
+    """Say whether a primary that came back by itself is older than its replica: it may have snapshots only."""
+    if detached is None or request.source is RedisSource.BACKUP or request.backup != "latest":
+        return False
+    return run.steps.step("Compare with the replica", compare_with_replica, server, detached, fresh=anew).behind
 
 
 def _choose(
@@ -160,7 +168,7 @@ def _choose(
     server: RedisServer,
     repository: Repository,
     request: RedisRecovery,
-    found: Diagnosis,
+    lost: bool,
     replica: Replica | None,
     detached: Detached | None,
 ) -> RedisChosen:
@@ -168,7 +176,7 @@ def _choose(
     if replica and detached:
         if request.source is RedisSource.BACKUP or request.backup != "latest":
             why = "a set was asked for"
-        elif request.source is RedisSource.BEST and found.condition in AS_IT_WAS:
+        elif request.source is RedisSource.BEST and not lost:
             why = "the primary has not lost its data, and its replica has whatever is wrong with them too"
         else:
             taken = from_replica(run, replica, repository, detached)
@@ -194,7 +202,9 @@ def _restore(
     run: Run, server: RedisServer, repository: Repository, used: RedisChosen, dependents: tuple[str, ...]
 ) -> None:
     step = run.steps.step
-    step("Stop the dependent services", stop_services, run.stack, dependents)
+    # Since a killed run somebody may have started them.
+    anew = run.steps.done_before(restore_redis) is None
+    step("Stop the dependent services", stop_services, run.stack, dependents, fresh=anew)
     try:
         done = step("Put the old data aside and restore", restore_redis, server, repository, used.set_id, _label(run))
     except RecoupError:

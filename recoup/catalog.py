@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -27,6 +27,8 @@ from recoup.records import now
 from recoup.retention import Candidate, Decision, Keep, Rule, decide
 from recoup.wal import left_behind
 
+# A clock that is set right by less changes the order of some hours; by more, one set would be the newest for ever.
+WRONG_CLOCK = timedelta(days=1)
 MANIFEST = "manifest.json"
 VERIFIED = "verified.json"
 _PARTIAL = ".partial"
@@ -74,6 +76,7 @@ class Repository:
     def sets(self, series: str) -> tuple[BackupSet, ...]:
         """Give the sets of a series, newest first; unreadable ones with ``broken`` saying why, legacy dumps last.
 
+        One of a time that is still to come (see to_come) is after all others of ours: nobody knows how old it is.
         Raises PreconditionError when the directory may not be read: that is not the same as none.
         """
         try:
@@ -85,7 +88,7 @@ class Repository:
                 f"the backup repository {self.root} may not be read: {error.strerror}",
                 next_step="run recoup as root or as who takes the backups, or give this user the right to read it",
             ) from None
-        sets = [_read(path) for path in sorted(ours, key=lambda p: p.name, reverse=True)]
+        sets = sorted((_read(path) for path in sorted(ours, key=lambda p: p.name, reverse=True)), key=to_come)
         dumps = sorted(legacy, key=lambda p: (_DIGITS.sub("", p.name), p.stat().st_mtime), reverse=True)
         return (*sets, *(BackupSet(path.name, path, None) for path in dumps))
 
@@ -162,10 +165,11 @@ class Repository:
     def decisions(self, series: str, rule: Rule | int, wal: Path | None = None) -> tuple[Decision, ...]:
         """Say of every set of ours whether it is kept, and why, newest first; a number means that many of the newest.
 
-        Sets that cannot be read are left out, and never removed. ``wal`` is the WAL received since base backups were
-        taken; by it those are told that lead nowhere any more.
+        Sets that cannot be read, or of a time still to come, are left out, and never removed. ``wal`` is the WAL
+        received since base backups were taken; by it those are told that lead nowhere any more.
         """
-        listed = {one.set_id: one for one in self.sets(series) if one.manifest and not one.broken}
+        sets = self.sets(series)
+        listed = {one.set_id: one for one in sets if one.manifest and not one.broken and not to_come(one)}
         candidates = [as_candidate(one, wal) for one in listed.values()]
         rule = Keep(rule) if isinstance(rule, int) else rule
         return decide(candidates, rule, lambda set_id: not problems(listed[set_id]), now())
@@ -192,6 +196,11 @@ def as_candidate(one: BackupSet, wal: Path | None = None) -> Candidate:
         needs=holds.parent if isinstance(holds, BaseBackup) else "",
         stranded=left_behind(wal, holds) if wal and isinstance(holds, BaseBackup) else "",
     )
+
+
+def to_come(one: BackupSet) -> bool:
+    """Say whether a set claims to be of a time that is still to come: a clock was wrong then, or is now."""
+    return one.recovery_point is not None and one.recovery_point > now() + WRONG_CLOCK
 
 
 def problems(one: BackupSet) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from recoup.records import OutageClock, StoreLoss
+from recoup.records import OutageClock, StoreLoss, now
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,14 @@ def store_loss(
     acknowledged: int | None = None,
     lost: int | None = None,
 ) -> StoreLoss:
-    """Give what a store lost: RPO achieved = began − recovery point, at least zero; None when either is unknown.
+    """Give what a store lost: RPO achieved = began − recovery point, at least zero; None when it cannot be known.
 
     ``basis`` says where the recovery point was read; ``acknowledged`` and ``lost`` count a drill's writes.
     """
     achieved = None
-    if began is not None and recovery_point is not None:
+    if recovery_point is not None and recovery_point > now():
+        basis += "; that is still to come, so a clock was wrong, and what was lost is not known"
+    elif began is not None and recovery_point is not None:
         # Data complete past the beginning of the outage is no loss, and never a negative one.
         achieved = max(timedelta(0), began - recovery_point)
     return StoreLoss(

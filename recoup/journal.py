@@ -114,7 +114,10 @@ class Journal:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise PreconditionError(f"the journal {path} cannot be read: {error.strerror}") from None
+            raise PreconditionError(
+                f"the journal {path} cannot be read: {error.strerror}",
+                next_step="give this user the right to read it; if it is damaged, move it elsewhere",
+            ) from None
         for raw in content.splitlines(keepends=True):
             try:
                 line = _LINE.validate_json(raw)
@@ -137,7 +140,10 @@ class Journal:
         max_age: timedelta = timedelta(hours=24),
     ) -> Journal | None:
         """Give the newest journal of this job that was never closed and last wrote within ``max_age``, or None."""
-        found = (cls.load(path) for path in (state / "runs").glob("*.jsonl"))
+        age = max_age.total_seconds()
+        # Those of long ago are not even opened: one that cannot be read would hinder every recovery after it.
+        recent = (p for p in (state / "runs").glob("*.jsonl") if now().timestamp() - p.stat().st_mtime <= age)
+        found = (cls.load(path) for path in recent)
         wanted = (platform, procedure, component)
         candidates = [j for j in found if j and j.job == wanted and j.verdict is None and now() - j._last <= max_age]
         return max(candidates, key=lambda j: (j._opened, j.path.name), default=None)

@@ -128,8 +128,8 @@ def _state(configuration: Configuration, path: str, listed: Listed) -> FileState
         path=path,
         mode=stat.S_IMODE(found.st_mode),
         modified_ns=found.st_mtime_ns,
-        owner=_name_of(found.st_uid, user=True),
-        group=_name_of(found.st_gid, user=False),
+        owner=owner_of(found)[0],
+        group=owner_of(found)[1],
         size=found.st_size,
         digest=digest,
         link=link,
@@ -142,6 +142,11 @@ def digest_of(configuration: Configuration, path: Path, secret: bool) -> str:
     with path.open("rb") as file:
         plain = hashlib.file_digest(file, "sha256").hexdigest()
     return fingerprint(configuration.state, plain) if secret else plain
+
+
+def owner_of(found: os.stat_result) -> tuple[str, str]:
+    """Give the names of a file's user and group; the number of one that this machine does not know."""
+    return _name_of(found.st_uid, user=True), _name_of(found.st_gid, user=False)
 
 
 def _name_of(number: int, *, user: bool) -> str:

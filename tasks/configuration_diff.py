@@ -13,9 +13,10 @@ from recoup.catalog import BackupSet, sha256
 from recoup.errors import PreconditionError
 from recoup.records import Frozen
 from recoup.sealing import Opener
-from tasks.configuration import Configuration, listed_files
+from tasks.configuration import Configuration, listed_files, owner_of
+from tasks.configuration_listing import list_files
 from tasks.configuration_proof import identity_of
-from tasks.configuration_set import FileState, clear_digest, fingerprint, key_id, read_index
+from tasks.configuration_set import FileState, clear_digest, fingerprint, key_id, may_own, read_index
 
 _LONGEST = 1 << 20
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
@@ -44,12 +45,14 @@ def compare(configuration: Configuration, one: BackupSet) -> Difference:
     index, root = read_index(one), configuration.root
     changed, new, lines = [], [], []
     try:
+        # By the plan of today: what was no secret when the set was taken may be one now.
+        secret = list_files(root, configuration.spec).secret if root.is_dir() else set()
         for file in index.files:
             path = root / file.path
             if not os.path.lexists(path):
                 new.append(file.path)
                 lines.append(f"{file.path}: missing" + (" (secret)" if file.secret else ""))
-            elif found := tuple(_lines(configuration, one, file, path)):
+            elif found := tuple(_lines(configuration, one, file, path, hidden=file.path in secret)):
                 changed.append(file.path)
                 lines += found
     except OSError as error:
@@ -60,7 +63,7 @@ def compare(configuration: Configuration, one: BackupSet) -> Difference:
     return Difference(set_id=one.set_id, changed=tuple(changed), new=tuple(new), left=left, lines=tuple(lines))
 
 
-def _lines(configuration: Configuration, one: BackupSet, file: FileState, path: Path) -> Iterator[str]:
+def _lines(configuration: Configuration, one: BackupSet, file: FileState, path: Path, *, hidden: bool) -> Iterator[str]:
     found = path.lstat()
     if file.link or stat.S_ISLNK(found.st_mode):
         points = os.readlink(path) if stat.S_ISLNK(found.st_mode) else ""
@@ -73,11 +76,16 @@ def _lines(configuration: Configuration, one: BackupSet, file: FileState, path: 
     if file.secret:
         if why := _secret_differs(configuration, one, file, path):
             yield f"{file.path}: {why}"
+    elif hidden and sha256(path) != file.digest:
+        yield f"{file.path}: differs (secret, though not yet when the set was taken)"
     elif sha256(path) != file.digest:
         yield from _text(file.path, path.read_bytes(), (one.path / file.stored).read_bytes())
     mode = stat.S_IMODE(found.st_mode)
     if mode != file.mode:
         yield f"{file.path}: mode {mode:04o} now, {file.mode:04o} in the set"
+    owner = owner_of(found)
+    if owner != (file.owner, file.group) and may_own(file):
+        yield f"{file.path}: owner {':'.join(owner)} now, {file.owner}:{file.group} in the set"
 
 
 def _secret_differs(configuration: Configuration, one: BackupSet, file: FileState, path: Path) -> str:

@@ -21,12 +21,12 @@ from recoup.catalog import BackupSet, Repository, problems, sha256
 from recoup.errors import DamagedError, PreconditionError, RecoveryError, WrongKeyError
 from recoup.manifest import ConfigurationTree
 from recoup.records import Check, Frozen, Outcome, SkippedSet, Subject
-from tasks.configuration import Configuration
+from tasks.configuration import Configuration, owner_of
 from tasks.configuration_checkout import check_out, fsync_directory
 from tasks.configuration_diff import Difference, compare
 from tasks.configuration_listing import NEW
 from tasks.configuration_proof import identity_of
-from tasks.configuration_set import FileState, Index, clear_digest, read_index, write_new
+from tasks.configuration_set import FileState, Index, clear_digest, may_own, read_index, write_new
 from tasks.copies import CopyPlace
 from tasks.copies_fetch import here_or_fetched
 from tasks.step import note, step
@@ -258,20 +258,29 @@ def _discard_leftovers(configuration: Configuration, index: Index) -> None:
 def _look_again(
     configuration: Configuration, one: BackupSet, index: Index, written: dict[str, str]
 ) -> tuple[Check, ...]:
-    wrong = list(_wrong(configuration, index, written))
+    wrong, root = list(_wrong(configuration, index, written)), configuration.root
     if not wrong:
         found = compare(configuration, one)
         wrong = [f"{path} differs" for path in (*found.changed, *found.new)]
-    expected = f"{len(index.files)} files by digest and mode"
+    expected = f"{len(index.files)} files by digest, mode and owner"
+    foreign = [] if wrong else [f"{file.path} belonged to {file.owner}:{file.group}" for file in _foreign(root, index)]
+    outcome = Outcome.FAILED if wrong else Outcome.UNPROVEN if foreign else Outcome.PASSED
     return (
         Check(
             name="the configuration is as in the set",
             subject=Subject.DATA,
-            outcome=Outcome.FAILED if wrong else Outcome.PASSED,
+            outcome=outcome,
             expected=expected,
-            seen="; ".join(wrong[:5]) or expected,
+            seen="; ".join((wrong or foreign)[:5]) or expected,
         ),
     )
+
+
+def _foreign(root: Path, index: Index) -> Iterator[FileState]:
+    """Give what belongs to others than it did, for this user or this machine cannot give it to them."""
+    for file in index.files:
+        if not file.link and not may_own(file) and owner_of((root / file.path).lstat()) != (file.owner, file.group):
+            yield file
 
 
 def _wrong(configuration: Configuration, index: Index, written: dict[str, str]) -> Iterator[str]:
@@ -284,7 +293,10 @@ def _wrong(configuration: Configuration, index: Index, written: dict[str, str]) 
                 continue
             if file.path in written and sha256(path) != written[file.path]:
                 yield f"{file.path} holds other bytes"
-            if stat.S_IMODE(path.lstat().st_mode) != file.mode:
+            found = path.lstat()
+            if stat.S_IMODE(found.st_mode) != file.mode:
                 yield f"{file.path} has another mode"
+            if owner_of(found) != (file.owner, file.group) and may_own(file):
+                yield f"{file.path} belongs to {':'.join(owner_of(found))}"
         except OSError as error:
             yield f"{file.path}: {error.strerror}"

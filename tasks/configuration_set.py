@@ -6,9 +6,11 @@ with its history, sealed as well where the plan names recipients. ``index.json``
 
 from __future__ import annotations
 
+import grp
 import hashlib
 import hmac
 import os
+import pwd
 import secrets
 import shutil
 from contextlib import suppress
@@ -122,7 +124,7 @@ def write_new(one: BackupSet, file: FileState, new: Path, key: Opener | None) ->
         writer.flush()
         if os.geteuid() == 0:
             with suppress(LookupError):
-                shutil.chown(new, file.owner, file.group)
+                shutil.chown(new, *_owner(file))
         # After the owner, whose change takes away set-uid bits.
         os.fchmod(writer.fileno(), file.mode)
         os.utime(writer.fileno(), ns=(file.modified_ns, file.modified_ns))
@@ -131,6 +133,20 @@ def write_new(one: BackupSet, file: FileState, new: Path, key: Opener | None) ->
     if not file.secret and written != file.digest:
         raise _unusable(one, f"{file.path} does not match its digest")
     return written
+
+
+def may_own(file: FileState) -> bool:
+    """Say whether a file can be given to whom a set says: by root alone, and where this machine knows both."""
+    try:
+        _owner(file)
+    except LookupError:
+        return False
+    return os.geteuid() == 0
+
+
+def _owner(file: FileState) -> tuple[int, int]:
+    user = int(file.owner) if file.owner.isdecimal() else pwd.getpwnam(file.owner).pw_uid
+    return user, int(file.group) if file.group.isdecimal() else grp.getgrnam(file.group).gr_gid
 
 
 def clear_digest(one: BackupSet, file: FileState, key: Opener) -> str:

@@ -336,8 +336,8 @@ class CopyPlace:
             ) from None
         except (ValidationError, UnicodeDecodeError):
             raise _damaged(set_id, self, f"its {NOTE} is not valid") from None
-        if found.set_id != set_id:
-            raise _damaged(set_id, self, f"its {NOTE} is of {found.set_id}")
+        if found.set_id != set_id or (found.needs and not _SET.fullmatch(found.needs)):
+            raise _damaged(set_id, self, f"its {NOTE} is of {found.set_id}, on {found.needs or 'no other'}")
         return found
 
     def _verification(self, set_id: str) -> Verification | None:

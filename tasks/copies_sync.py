@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from recoup.catalog import BackupSet, Repository, as_candidate, base_series
-from recoup.errors import RecoupError, RecoveryError, first_line
+from recoup.errors import DamagedError, RecoupError, RecoveryError, WrongKeyError, first_line
 from recoup.manifest import BaseBackup
 from recoup.plan import (
     ConfigurationComponent,
@@ -126,7 +126,8 @@ def fetch_set_from(copies: tuple[CopyPlace, ...], series: str, into: Repository)
 def bring_newest(copy: CopyPlace, series: str, into: Repository) -> Fetched:
     """Bring the newest good set of a series into a repository; one that is damaged is passed over for the next older.
 
-    Raises RecoveryError when the copy has none that can be used.
+    Raises RecoveryError when the copy has none that can be used, RecoupError when one could not be brought for another
+    reason: a line that breaks or a disk without room must not bring older data back.
     """
     skipped: list[SkippedSet] = []
     for one in copy.sets(series):
@@ -135,11 +136,12 @@ def bring_newest(copy: CopyPlace, series: str, into: Repository) -> Fetched:
             note(f"fetching {one.set_id} from {copy.name}")
             try:
                 got = copy.fetch(one.set_id, into)
-            except RecoupError as error:
+            except (DamagedError, WrongKeyError) as error:
                 reason = first_line(error)
             else:
                 use = BackupUse(set_id=got.set_id, recovery_point=got.recovery_point, skipped=tuple(skipped))
                 return Fetched(copy_name=copy.name, use=use)
+        note(f"passed over {one.set_id}: {reason}")
         skipped.append(SkippedSet(set_id=one.set_id, reason=reason))
     why = "; ".join(f"{one.set_id}: {one.reason}" for one in skipped[:3]) or "it holds none"
     raise RecoveryError(
@@ -150,12 +152,13 @@ def bring_newest(copy: CopyPlace, series: str, into: Repository) -> Fetched:
 
 
 def fetch_from_any(copies: tuple[CopyPlace, ...], series: str, into: Repository, wanted: str = "latest") -> Fetched:
-    """Bring the newest good set, or the named one, from the first of these copies that has it.
+    """Bring the newest good set of all these copies, or the named one from the first that has it.
 
     Raises RecoveryError with what was wrong in each when none has.
     """
     reasons: list[str] = []
-    for copy in copies:
+    order = copies if wanted != "latest" else sorted(copies, key=lambda copy: _newest(copy, series), reverse=True)
+    for copy in order:
         try:
             if wanted == "latest":
                 return bring_newest(copy, series, into)
@@ -171,15 +174,24 @@ def fetch_from_any(copies: tuple[CopyPlace, ...], series: str, into: Repository,
     )
 
 
+def _newest(copy: CopyPlace, series: str) -> str:
+    """Give the name of the newest set a copy lists as whole, empty when it has none or cannot be asked."""
+    try:
+        return next((one.set_id for one in copy.sets(series) if not one.broken), "")
+    except RecoupError:
+        return ""
+
+
 def lacking(
     here: tuple[BackupSet, ...], there: tuple[CopiedSet, ...], rule: Rule, at: datetime, wal: Path | None = None
 ) -> tuple[BackupSet, ...]:
-    """Give the local sets to be copied: the newest and every proven one, and those they need, unless they would expire.
+    """Give the local sets to be copied: the newest and every tested one, and those they need, unless they would expire.
 
-    A set whose restore test failed is never copied. Newest first, but each after the set it needs.
+    One whose restore test failed is never copied; one that could not be tested whole is: there may be no other. Newest
+    first, but each after the set it needs.
     """
     whole = {one.set_id: one for one in here if one.manifest is not None and not one.broken}
-    usable = [one for one in whole.values() if one.verified is None or one.verified.passed]
+    usable = [one for one in whole.values() if one.verified is None or not one.verified.failed]
     wanted = {one.set_id: one for one in usable[:1] + [one for one in usable if one.verified is not None]}
     have = {one.set_id for one in there if not one.broken}
     known = {one.set_id: found for one in there if (found := _candidate(one, wal)) is not None}

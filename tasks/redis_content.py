@@ -142,7 +142,7 @@ def measure(link: Link) -> Content:
             note(f"read {found.keys[database]:,} keys of database {database}")
     if known >= (7,):
         for library in items(link.ask("FUNCTION", "LIST", "WITHCODE")):
-            found.add(0, _digest(b"function", *(_flat(library))), 0, keys=0)
+            found.add(0, _library(_named(library)), 0, keys=0)
     found.sample = tuple(one for _, one in sorted(sample, key=lambda entry: -entry[0]))
     found.until = int(link.clock().timestamp()) + 1
     return found
@@ -416,6 +416,11 @@ def _reading(kind: str, key: bytes) -> tuple[Word, ...]:
         case _:
             # A module's type is known to its module alone: its serialised form, equal for one version of it.
             return ("DUMP", key)
+
+
+def _library(told: dict[str, object]) -> int:
+    # Its functions are listed in whatever order; all of them stand in the code.
+    return _digest(b"function", *(blob(told[name]) for name in ("library_name", "engine", "library_code")))
 
 
 def _digest(*parts: bytes) -> int:

@@ -15,7 +15,7 @@ from tasks.redis_replica import Detached, Following, Replica, detach
 from tasks.redis_restore import find_redis_backup
 from tasks.redis_scratch import offset_of, snapshot_of
 from tasks.redis_server import Condition, RedisServer
-from tasks.redis_state import look
+from tasks.redis_state import EVERY_SECOND, kept_until, look
 from tasks.step import note, step
 
 
@@ -29,6 +29,32 @@ class FromReplica(Frozen):
 
     def __str__(self) -> str:
         return f"{self.set_id}: {self.why}" if self.set_id else self.why
+
+
+class Compared(Frozen):
+    """Whether a primary that came back by itself is ``behind`` its replica, and how that is known."""
+
+    behind: bool
+    seen: str
+
+    def __str__(self) -> str:
+        return self.seen
+
+
+@step(timeout=timedelta(minutes=5))
+def compare_with_replica(primary: RedisServer, detached: Detached) -> Compared:
+    """Say whether a primary that was started again has lost writes which its detached replica surely has."""
+    followed = detached.followed
+    if followed is None or followed.until is None or followed.point is None:
+        return Compared(behind=False, seen=f"nothing tells how far {detached.service} had followed it")
+    # It cannot have stopped before the replica last heard from it.
+    kept, basis = kept_until(primary, followed.until)
+    if kept is None:
+        return Compared(behind=False, seen=f"nothing tells up to when it has kept its data: {basis}")
+    # What a log that is flushed every second may lack is no reason to lay everything down anew.
+    behind = kept + EVERY_SECOND < followed.point
+    what = "has lost writes that its replica has" if behind else "has what its replica surely has"
+    return Compared(behind=behind, seen=f"it {what}: {basis} ({kept:%Y-%m-%d %H:%M:%S}); {followed}")
 
 
 @step(timeout=timedelta(hours=4))

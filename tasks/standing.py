@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from recoup.catalog import BackupSet, Repository, base_series
+from recoup.catalog import BackupSet, Repository, base_series, to_come
 from recoup.errors import RecoupError, first_line
 from recoup.manifest import BaseBackup
 from recoup.plan import (
@@ -53,9 +53,11 @@ def _store(
     component: PostgresComponent | RedisComponent | ConfigurationComponent,
 ) -> StoreSeen:
     series = list(_series(component))
-    sets = sorted((one for s in series for one in repository.sets(s) if _good(one)), key=_point, reverse=True)
+    sets = sorted(
+        (one for s in series for one in repository.sets(s) if _good(one) and not to_come(one)), key=_point, reverse=True
+    )
     passed = [one for one in sets if one.verified is not None and one.verified.passed]
-    usable = [one for one in sets if one.verified is None or one.verified.passed]
+    usable = [one for one in sets if one.verified is None or not one.verified.failed]
     stack = plan.platform.stack
     home = stack.file.parent if isinstance(stack, ComposeSite) else stack.directory
     local = PlaceSeen(
@@ -76,7 +78,7 @@ def _store(
         continuous=received,
         wal_trouble=trouble,
         proven=_point(passed[0]) if passed else None,
-        failed=bool(sets) and sets[0].verified is not None and not sets[0].verified.passed,
+        failed=bool(sets) and sets[0].verified is not None and bool(sets[0].verified.failed),
         unprotected=_unprotected(plan, name) if isinstance(component, ConfigurationComponent) else "",
         standby=standby,
         standby_ready=standby_ready,

@@ -19,6 +19,7 @@ from recoup.wal import may_read, received
 from recoup.wal_retention import KeptBase, WalFile, unneeded
 from tasks.copies import CopiedSet, CopyPlace
 from tasks.sending import PARALLEL
+from tasks.step import note
 from tasks.wal_shipping import stored
 
 K = TypeVar("K", Path, str)
@@ -40,13 +41,30 @@ class WalGone:
 
 
 def bases_here(repository: Repository, series: Iterable[str], gone: Collection[str] = ()) -> tuple[KeptBase, ...]:
-    """Give the base backups in the repository, without those that go."""
+    """Give the base backups in the repository, without those that go; none while one cannot be read.
+
+    Which WAL that one needs is not known, and without any base backup no WAL is removed.
+    """
+    sets = [one for name in series for one in repository.sets(name)]
+    if any(one.manifest is None and _unreadable(one.path / MANIFEST) for one in sets):
+        note("no WAL is removed: the manifest of a base backup cannot be read now")
+        return ()
     return tuple(
         KeptBase(one.manifest.recovery_point, one.base)
-        for name in series
-        for one in repository.sets(name)
+        for one in sets
         if one.manifest and one.base and one.set_id not in gone
     )
+
+
+def _unreadable(path: Path) -> bool:
+    """Say whether a file is there and cannot be read: that may pass, which a damaged one's state does not."""
+    try:
+        path.read_bytes()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def prune_received(wal: Path, bases: tuple[KeptBase, ...], *, dry_run: bool = False) -> tuple[WalGone, ...]:

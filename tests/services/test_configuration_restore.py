@@ -213,6 +213,33 @@ def test_it_does_not_write_through_a_link_that_leads_out(deployed: Deployed, tmp
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
+def test_what_is_secret_by_now_is_not_shown_though_it_was_not_when_the_set_was_taken(deployed: Deployed) -> None:
+    spec = deployed.configuration.spec
+    shown = deployed.with_(paths=(*spec.paths, ".env"), secret=("certs",))
+    secret, deployed.configuration = deployed.configuration, shown
+    deployed.take()
+    deployed.configuration = secret
+    write(deployed.root / ".env", "DB_PASSWORD=another-secret\n", 0o600)
+    text = "\n".join(preview_configuration(deployed.plan()))
+    assert ".env: differs (secret, though not yet when the set was taken)" in text
+    assert "another-secret" not in text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_files_come_back_to_whom_they_belonged(deployed: Deployed) -> None:
+    of_a_container, gone = deployed.root / "nginx/nginx.conf", deployed.root / "nginx/conf.d/gateway.conf"
+    os.chown(of_a_container, 4242, 4243)
+    os.chown(gone, 4242, 4243)
+    deployed.take()
+    os.chown(of_a_container, 0, 0)
+    gone.unlink()
+    assert "nginx/nginx.conf: owner root:root now, 4242:4243 in the set" in preview_configuration(deployed.plan())
+    record = deployed.recover()
+    assert [check.outcome for check in record.checks if check.subject is Subject.DATA] == [Outcome.PASSED]
+    for path in (of_a_container, gone):
+        assert (path.stat().st_uid, path.stat().st_gid) == (4242, 4243)
+
+
 def test_a_full_disk_changes_no_deployed_file(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
     # The ledger that the tests share may be larger than the disk is here.
     monkeypatch.setenv("RECOUP_STATE", str(deployed.configuration.state))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from recoup.records import Check, Outcome, Subject, now
 from recoup.retention import Keep
 from recoup.sealing import new_key_pair
 from tasks.copies import NOTE, CopyPlace
-from tasks.copies_sync import lacking, sync_copy
+from tasks.copies_sync import fetch_from_any, lacking, sync_copy
 from tasks.standing import received_until
 from tests.object_store import NOON, plan_with, taken
 
@@ -265,6 +266,35 @@ def test_the_newest_and_the_proven_are_copied_and_one_that_failed_its_test_is_no
         sets[3].set_id,
         sets[1].set_id,
     ]
+
+
+def test_one_that_could_not_be_tested_whole_is_copied(here: Repository) -> None:
+    one = proven(here, taken(here, NOON), Outcome.UNPROVEN)
+    assert [found.set_id for found in lacking(here.sets("database"), (), Keep(9), now())] == [one.set_id]
+
+
+def test_of_several_copies_the_one_with_the_newest_set_is_asked_first(
+    here: Repository, there: Repository, tmp_path: Path
+) -> None:
+    disks = []
+    for n in range(2):
+        (tmp_path / f"disk-{n}").mkdir()
+        disks.append(DirectoryCopy(name=f"disk-{n}", path=tmp_path / f"disk-{n}"))
+        newest = taken(here, NOON + hour(n))
+        CopyPlace.open(disks[n], here.root).push(newest)
+    copies = tuple(CopyPlace.open(disk, there.root) for disk in disks)
+    assert fetch_from_any(copies, "database", there).use.set_id == newest.set_id
+
+
+def test_a_disk_without_room_does_not_bring_older_data_back(
+    here: Repository, there: Repository, copy: CopyPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy.push(taken(here, NOON))
+    copy.push(taken(here, NOON + hour(1), big=5000))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10_000, 6000, 4000))
+    with pytest.raises(RecoveryError, match="GB free"):
+        fetch_from_any((copy,), "database", there)
+    assert there.sets("database") == ()
 
 
 def test_what_would_expire_at_once_is_not_copied(here: Repository) -> None:

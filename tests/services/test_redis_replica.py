@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,9 +17,12 @@ from flows.redis_store import RedisRecovery, RedisSource, run_redis_backup
 from recoup.plan import load_plan
 from recoup.records import Verdict, now
 from recoup.stacks.process import ProcessStack
-from tasks.redis_replica import followed
+from tasks.redis_replica import Detached, Following, followed
+from tasks.redis_server import ROUNDING
+from tasks.redis_source import compare_with_replica
 from tasks.sandbox import Sandbox, create, destroy
 from tasks.services import start_services
+from tests.redis_scratch import APPEND, SNAPSHOTS, scratch
 from tests.services.test_redis_recovery import SESSIONS, Platform, answered, killed_at, recovered, steps
 from tests.stack_behaviour import eventually
 
@@ -103,6 +107,28 @@ def test_the_naive_way_empties_both(platform: Paired) -> None:
     assert platform.replica().dbsize() == SESSIONS + SINCE
     platform.lose(start=True)
     eventually("the replica took over the loss", lambda: platform.follows() and platform.replica().dbsize() == 0)
+
+
+@pytest.mark.parametrize(("saving", "behind"), [(SNAPSHOTS, True), (APPEND, False)])
+def test_a_primary_that_came_back_by_itself_is_held_against_its_replica(
+    saving: tuple[str, ...], behind: bool, tmp_path: Path
+) -> None:
+    with scratch(tmp_path, *saving) as primary:
+        with primary.client() as client:
+            client.set("saved", 1)
+            client.save()
+            time.sleep(2)
+            client.set("since", 1)
+            time.sleep(1)
+        heard = now()
+        primary.stack.kill("redis")
+        primary.start()
+        # Its link broke when the primary died; until then it had heard all.
+        before = Following(
+            host="127.0.0.1", port=1, history="0" * 40, offset=1, point=heard - ROUNDING, until=heard, basis="it heard"
+        )
+        found = compare_with_replica.fn(primary.server, Detached(service=REPLICA, followed=before))
+        assert (found.behind, primary.client().exists("since") == 0) == (behind, behind), found
 
 
 class TestRecovered:

@@ -13,7 +13,7 @@ import pytest
 from recoup.catalog import MANIFEST, VERIFIED, BackupSet, Repository, entries, problems, set_id
 from recoup.errors import PreconditionError, RecoveryError
 from recoup.manifest import DatabaseContent, DatabaseDump, DatabaseShape, Manifest, TableContent, Verification
-from recoup.records import Check, Outcome, Subject
+from recoup.records import Check, Outcome, Subject, now
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -242,6 +242,14 @@ def test_the_oldest_beyond_those_to_keep_are_pruned(repository: Repository) -> N
     assert ids(repository) == list(reversed(all_of_them[2:]))
     assert sorted(path.name for path in repository.root.iterdir()) == all_of_them[2:]
     assert repository.prune("database", 3) == ()
+
+
+def test_one_of_a_time_still_to_come_is_never_the_newest_and_pushes_no_other_out(repository: Repository) -> None:
+    good = [taken(repository, NOON + timedelta(hours=n)).set_id for n in range(3)]
+    wrong = [taken(repository, now() + timedelta(days=365 + n)).set_id for n in range(2)]
+    assert ids(repository) == [*reversed(good), *reversed(wrong)]
+    assert repository.prune("database", 2) == (good[0],)
+    assert set(ids(repository)) == {*good[1:], *wrong}
 
 
 @pytest.mark.parametrize("keep", [0, 1, -3])

@@ -67,6 +67,16 @@ def test_another_job_and_an_old_run_are_left_alone(tmp_path: Path) -> None:
     assert unfinished(tmp_path / "nowhere") is None
 
 
+def test_one_of_long_ago_that_cannot_be_read_hinders_no_recovery(tmp_path: Path) -> None:
+    killed_after_two_steps(tmp_path)
+    unreadable = tmp_path / "runs" / "unreadable.jsonl"
+    unreadable.mkdir()
+    with pytest.raises(PreconditionError, match="cannot be read"):
+        unfinished(tmp_path)
+    os.utime(unreadable, (1_700_000_000, 1_700_000_000))
+    assert unfinished(tmp_path) is not None
+
+
 def test_the_newest_of_several_is_taken(tmp_path: Path) -> None:
     for run_id in ("b", "c", "a"):
         Journal.create(tmp_path, run_id, header(run_id))
