@@ -122,7 +122,7 @@ def _procedure(run: Run, request: DatabaseRecovery) -> None:
     used: Chosen | None = None
     replayed: Replayed | Promoted | None = None
     base, why = None, ""
-    needed = request.restore is When.ALWAYS or request.to != "latest" or _needs_restore(run, found)
+    needed = request.restore is When.ALWAYS or request.to != "latest" or _needs_restore(run, found, anew)
     sound = found.condition is Condition.HEALTHY
     if needed and server.spec.standby:
         replayed, why = _take_over(run, server, repository, request, found, anew)
@@ -168,7 +168,7 @@ def _procedure(run: Run, request: DatabaseRecovery) -> None:
         run.next_step = "see to what the check names; if the data are wrong: recoup recover database --restore always"
 
 
-def _needs_restore(run: Run, found: Diagnosis) -> bool:
+def _needs_restore(run: Run, found: Diagnosis, anew: bool) -> bool:
     if found.condition is Condition.HEALTHY:
         return False
     if found.condition is not Condition.DAMAGED or found.unreadable or found.replaced or not found.missing:
@@ -176,7 +176,7 @@ def _needs_restore(run: Run, found: Diagnosis) -> bool:
     # A migration may have dropped a table since the backup; restoring would then undo what users did since.
     plan = run.job.plan
     seen = run.steps.step(
-        "See whether users are served", check_as_user, plan, run.stack, AT_ONCE, name="check-as-user-before"
+        "See whether users are served", check_as_user, plan, run.stack, AT_ONCE, name="check-as-user-before", fresh=anew
     )
     if seen.restored is None:
         return True

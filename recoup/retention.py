@@ -95,6 +95,10 @@ def _newest(order: Sequence[Candidate], keep: int, reasons: dict[str, str]) -> N
         if one.stranded:
             reasons[one.set_id] = f"fewer than {keep} newer ones can be recovered from, though {one.stranded}"
             continue
+        if one.needs:
+            # What changed since a whole one shortens the way from it, and reaches no further back.
+            reasons[one.set_id] = f"it goes with one of the newest {keep}" if keep > 1 else "it goes with the newest"
+            continue
         reasons[one.set_id] = f"one of the newest {keep}" if keep > 1 else "the newest"
         count += 1
 

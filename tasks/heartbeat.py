@@ -195,6 +195,8 @@ def keep_watch(
                 state += "; the standby follows" if behind(server) is not None else "; no standby follows"
         except (RecoupError, psycopg.Error, OSError) as error:
             state = f"no heartbeat: {first_line(error)}"
+            # What comes back may be of another history, in which that one was never written.
+            pending = None
             server = _taken_over(server) or server
         if state != said:
             tell(state)

@@ -28,6 +28,8 @@ from tasks.step import note
 CONNECT = timedelta(seconds=3)
 STATEMENT = timedelta(seconds=30)
 Connection = psycopg.Connection[tuple[object, ...]]
+# In a data directory that a recovery makes, until the service is started on it; see infra/postgres/beside.sh.
+MAKING = ".recoup-making"
 SCRIPTS = Path(__file__).resolve().parent.parent / "infra" / "postgres"
 # The port of a server that runs beside: a part of its socket's name, no more.
 BESIDE = 5432

@@ -117,7 +117,6 @@ def take_base(server: Server, repository: Repository, incremental: bool) -> Base
     Raises RecoveryError when it fails: no set is published then, and the older ones stay.
     """
     started = now()
-    policy = continuous_of(server)
     try:
         with server.connect(server.spec.maintenance_database) as connection:
             system, version, point = identity(connection), connection.info.server_version, server_now(connection)
@@ -163,7 +162,7 @@ def take_base(server: Server, repository: Repository, incremental: bool) -> Base
         raise _failed(f"the database went away: {first_line(error)}") from None
     except OSError as error:
         raise _failed(f"it could not be written: {error.strerror}") from None
-    pruned = repository.prune(series(server), policy.base, policy.wal)
+    pruned, segments = _prune(server, repository)
     return BaseTaken(
         set_id=manifest.set_id,
         parent=parent.set_id if parent else "",
@@ -172,8 +171,18 @@ def take_base(server: Server, repository: Repository, incremental: bool) -> Base
         size=manifest.size,
         compression=compression,
         pruned=pruned,
-        segments_pruned=prune_wal(server, repository),
+        segments_pruned=segments,
     )
+
+
+def _prune(server: Server, repository: Repository) -> tuple[tuple[str, ...], int]:
+    policy = continuous_of(server)
+    try:
+        return repository.prune(series(server), policy.base, policy.wal), prune_wal(server, repository)
+    except (OSError, RecoupError) as error:
+        # The set is there; what is left too much is removed by the next one.
+        note(f"nothing was pruned: {first_line(error)}")
+        return (), 0
 
 
 @step(timeout=COPY)
@@ -238,7 +247,10 @@ def _keeping_wal(server: Server) -> Iterator[None]:
         connection.execute("SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout'")
         # Temporary: gone with this session, so that no killed backup fills the server's disk.
         slot = f"recoup_base_{connection.info.backend_pid}"
-        connection.execute("SELECT pg_create_physical_replication_slot(%s, true, true)", [slot])
+        try:
+            connection.execute("SELECT pg_create_physical_replication_slot(%s, true, true)", [slot])
+        except psycopg.errors.ConfigurationLimitExceeded:
+            note("all replication slots are taken (max_replication_slots): WAL may go before it is copied")
         yield
 
 

@@ -16,8 +16,11 @@ from tasks.postgres import Server
 from tasks.postgres_base import chain, series
 from tasks.step import note, step
 from tasks.wal_receiver import continuous_of
-from tasks.wal_scan import look_through, settle
+from tasks.wal_scan import all_received_until, look_through, settle
 from tasks.wal_shipping import bring_wal
+
+# Signs come every few seconds where there is a heartbeat, and seldom on an idle server without.
+OVERTAKEN = timedelta(minutes=1)
 
 
 class ChosenBase(Frozen):
@@ -44,9 +47,22 @@ class ChosenBase(Frozen):
 def choose_base(server: Server, repository: Repository, to: str, copies: tuple[CopyPlace, ...] = ()) -> ChosenBase:
     """Give the base backup to replay, or why there is none; see find_base.
 
-    Where none is good here, one is fetched from the first copy that has it, with the WAL that was shipped there.
+    Where none is good here, one is fetched from the first copy that has it, with the WAL that was shipped there. To the
+    latest moment none is replayed when the newest dump is of later than all that was received.
     """
     target = parse_target(to)
+    found = _here_or_fetched(server, repository, target, copies)
+    base = repository.get(series(server), found.set_id).base if found.set_id and target.latest else None
+    if base:
+        until = all_received_until(server, received_dirs(server, base), base)
+        if why := overtaken(server, repository, until):
+            return ChosenBase(why=why)
+    return found
+
+
+def _here_or_fetched(
+    server: Server, repository: Repository, target: Target, copies: tuple[CopyPlace, ...]
+) -> ChosenBase:
     try:
         return find_base(server, repository, target)
     except RecoveryError as error:
@@ -120,6 +136,16 @@ def find_base(server: Server, repository: Repository, target: Target) -> ChosenB
         f"no base backup can be replayed to {target}: {looked}",
         state="no data was touched",
         next_step="restore from a dump instead (recoup recover database --backup latest --from dump)",
+    )
+
+
+def overtaken(server: Server, repository: Repository, until: datetime | None) -> str:
+    """Say so when the newest dump is of after the moment up to which there is WAL: the receiver was away."""
+    dump = next((one for one in repository.sets(server.spec.store) if one.dump and one.recovery_point), None)
+    if dump is None or dump.recovery_point is None or until is None or dump.recovery_point <= until + OVERTAKEN:
+        return ""
+    return (
+        f"the dump {dump.set_id} is of after the last sign of what followed the server, {until:%Y-%m-%d %H:%M:%S} UTC"
     )
 
 

@@ -13,6 +13,7 @@ from recoup.catalog import Repository, base_series
 from recoup.errors import RecoveryError
 from recoup.manifest import DatabaseDump
 from tasks.postgres import (
+    MAKING,
     RESTORED,
     Condition,
     Connection,
@@ -77,8 +78,8 @@ def diagnose_database(server: Server, repository: Repository, copies: bool = Fal
     found = look(server, repository)
     # Only with sets to restore: a server that never had data is started like any other.
     restorable = copies or _known_server(server, repository)
-    if found.condition is Condition.DOWN and restorable and _emptied(server):
-        return found.model_copy(update={"seen": f"{found.seen}, its data directory is empty", "emptied": True})
+    if found.condition is Condition.DOWN and restorable and (what := _no_data(server)):
+        return found.model_copy(update={"seen": f"{found.seen}, its data directory is {what}", "emptied": True})
     if server.spec.standby and found.condition is not Condition.HEALTHY and role_of(server) is Role.FENCED:
         return found.model_copy(update={"seen": f"{found.seen}; it is fenced", "fenced": True})
     return found
@@ -95,14 +96,22 @@ def _known_server(server: Server, repository: Repository) -> str | None:
     return max(found)[1] if found else None
 
 
-def _emptied(server: Server) -> bool:
-    """Say whether the data directory holds no cluster; started now, an image would make a new one and take writes."""
+def _no_data(server: Server) -> str:
+    """Say what a data directory is that must not be started; empty when it is one like any other.
+
+    On an empty one an image would make a new cluster and take writes. What a recovery made that never ended was not
+    found to be all that had been received, or could not be looked at.
+    """
+    unfinished = "what a recovery made that did not end"
+    test = (
+        f'[ -n "$PGDATA" ] || exit 0; if [ -e "$PGDATA/{MAKING}" ]; then echo "{unfinished}"; '
+        'elif [ ! -s "$PGDATA/PG_VERSION" ]; then echo empty; fi'
+    )
     try:
-        test = ("sh", "-c", '[ -n "$PGDATA" ] && [ ! -s "$PGDATA/PG_VERSION" ] && echo empty')
-        done = server.stack.beside(server.spec.service, test, timeout=timedelta(minutes=1), check=False)
+        done = server.stack.beside(server.spec.service, ("sh", "-c", test), timeout=timedelta(minutes=1), check=False)
     except RecoveryError:
-        return False
-    return done.text == "empty"
+        return ""
+    return done.text if done.text in ("empty", unfinished) else ""
 
 
 @step(timeout=timedelta(minutes=20), retries=1)

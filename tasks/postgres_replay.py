@@ -21,7 +21,7 @@ from recoup.target import Target, parse_target
 from recoup.wal import Reach, parse_lsn, reach, timeline_of, write_lsn
 from recoup.wal_rest import received_to, rest
 from tasks.heartbeat import CLOCKS_AGREE, Witness, heartbeats, last_heartbeat, renew_witness, witness_of
-from tasks.postgres import Condition, Role, Server, live_role, wait_until_it_answers
+from tasks.postgres import MAKING, Condition, Role, Server, live_role, wait_until_it_answers
 from tasks.postgres_base import chain, series
 from tasks.postgres_beside import Place, place_in, running
 from tasks.postgres_choice import received_dirs
@@ -31,7 +31,17 @@ from tasks.wal_scan import look_through
 
 REPLAY = timedelta(hours=8)
 RECONNECTS = timedelta(seconds=15)
+# Seconds for which a server that replays may turn questions away.
+BUSY = 30.0
 WITNESSED_AGAIN = timedelta(seconds=10)
+# Finished and never started since, or not finished: beside.sh clears away no other.
+_BEGUN = """
+[ -n "$PGDATA" ] && [ -f "$PGDATA/$1" ] || exit 0
+read -r state label checkpoint <"$PGDATA/$1" || exit 0
+now=$(pg_controldata -D "$PGDATA" 2>/dev/null | sed -n 's/^Latest checkpoint location: *//p')
+if [ "$state" = making ] || [ "$checkpoint" = "$now" ]; then echo "$label"; fi
+"""
+REPLAYED = "all that was received is replayed"
 WITNESSED = "the last heartbeat that was received is there"
 
 
@@ -66,9 +76,11 @@ def replay_wal(server: Server, repository: Repository, set_id: str, to: str, lab
     the old data are where it says.
     """
     target = parse_target(to)
-    _let_it_be_received(server)
+    left = _let_it_be_received(server)
     server.stack.stop(server.spec.service)
     note("moving the old data aside")
+    # What a recovery before this one had half made is made anew in its place: the old data are where it put them.
+    label = _begun(server) or label
     aside = server.stack.put_aside(server.spec.service, label=label)
     try:
         with restored_server(server, repository, set_id, target, scratch, into="", label=label) as (beside, checks):
@@ -81,6 +93,10 @@ def replay_wal(server: Server, repository: Repository, set_id: str, to: str, lab
             state=f"the old data are at {aside}; the new ones are half-made and {server.spec.service} is stopped",
             next_step="mend what is named and run the recovery again, or recover from a dump: --from dump",
         ) from None
+    if left and target.latest:
+        seen = f"{left}: what it had written since is in its own WAL alone, at {aside}"
+        checks = (*checks, _check("all that was written is received", "the receiver was connected", "", seen))
+        checks = (*checks[:-1], checks[-1].model_copy(update={"outcome": Outcome.UNPROVEN}))
     failed = [check for check in checks if check.outcome is Outcome.FAILED]
     if failed:
         raise RecoveryError(
@@ -89,6 +105,14 @@ def replay_wal(server: Server, repository: Repository, set_id: str, to: str, lab
             next_step="recover from a dump: recoup recover database --from dump",
         )
     return Replayed(aside=aside, reached=reached, recovery_point=by_our_clock(server, point), checks=checks)
+
+
+def _begun(server: Server) -> str:
+    """Give the label of the recovery whose unfinished work is in the data directory; empty when there is none."""
+    done = server.stack.beside(
+        server.spec.service, ("sh", "-c", _BEGUN, "sh", MAKING), timeout=timedelta(minutes=1), check=False
+    )
+    return done.text
 
 
 def by_our_clock(server: Server, point: datetime | None) -> datetime | None:
@@ -103,20 +127,28 @@ def by_our_clock(server: Server, point: datetime | None) -> datetime | None:
     return None if point and point > now() + CLOCKS_AGREE else point
 
 
-def _let_it_be_received(server: Server) -> None:
-    """Wait, where the server still takes writes, for the receiver that lost it: stopped before, their end is lost."""
+def _let_it_be_received(server: Server) -> str:
+    """Wait, where the server still takes writes, for the receiver that lost it, and say why that was in vain.
+
+    Stopped before, the end of what it wrote is lost.
+    """
     if live_role(server) is not Role.PRIMARY:
-        return
+        return ""
     note("waiting until what the server has written is received")
-    with suppress(RecoveryError, psycopg.Error):
+    try:
         wait_for_receiver(server, RECONNECTS)
+    except (RecoveryError, psycopg.Error) as error:
+        return first_line(error)
+    return ""
 
 
 @step(timeout=timedelta(minutes=15), retries=1)
 def start_replayed(server: Server) -> Resumed:
     """Start the service on its new data, and have its WAL received again before anybody writes."""
     server.stack.beside(
-        server.spec.service, ("sh", "-c", 'rm -f "$PGDATA/.recoup-making"'), timeout=timedelta(minutes=1)
+        server.spec.service,
+        ("sh", "-c", f'rm -f "$PGDATA/recovery.signal" "$PGDATA/{MAKING}"'),
+        timeout=timedelta(minutes=1),
     )
     server.stack.start(server.spec.service)
     found = wait_until_it_answers(server)
@@ -204,7 +236,8 @@ def _allow(server: Server, place: Place, dirs: tuple[Path, ...], base: BaseBacku
     """Let a replay begin, or say in the same place why it must not."""
     try:
         why = look_through(server, dirs, base).forbids(target)
-    except RecoupError as error:
+    except (RecoupError, OSError, ValueError) as error:
+        # Without a word the other side would wait for hours.
         why = first_line(error)
     with suppress(FileNotFoundError):
         (place.root / "go.new").write_text(why, encoding="utf-8")
@@ -214,6 +247,7 @@ def _allow(server: Server, place: Place, dirs: tuple[Path, ...], base: BaseBacku
 
 def _wait_for_promotion(beside: Server, place: Place, base: BaseBackup, end: Reach) -> None:
     start = parse_lsn(base.start_lsn)
+    refused: float | None = None
     pace, told = Pace("WAL replayed:", max(end.whole - start, 1)), time.monotonic()
     while True:
         try:
@@ -226,11 +260,17 @@ def _wait_for_promotion(beside: Server, place: Place, base: BaseBackup, end: Rea
             said = (place.root / "server.log").read_text(encoding="utf-8", errors="replace").splitlines()
             # Not those to whoever asked it while it ended, as this one does.
             fatal = [line for line in said if "FATAL" in line and "the database system is" not in line]
+            refused = refused or time.monotonic()
+            # One that is only busy turns nobody away for long.
+            if not fatal and time.monotonic() - refused < BUSY and "shut down" not in " ".join(said[-1:]):
+                time.sleep(0.2)
+                continue
             raise RecoveryError(
                 f"the replay ended: {fatal[-1] if fatal else first_line(error)}",
                 state="the database in use is untouched",
             ) from None
         assert row is not None
+        refused = None
         if not row[0]:
             return
         if time.monotonic() - told >= 1:
@@ -269,7 +309,7 @@ def nothing_is_left(beside: Server, base: BaseBackup, there: Received, reached: 
     with beside.connect() as connection:
         beaten, beats = last_heartbeat(connection), heartbeats(connection)
     left = rest(there.dirs, base, parse_lsn(reached), there.upto)
-    replayed = _check("all that was received is replayed", f"up to {write_lsn(there.upto)}", left.damaged, reached)
+    replayed = _check(REPLAYED, f"up to {write_lsn(there.upto)}", left.damaged, reached)
     if left.unclear:
         replayed = replayed.model_copy(update={"outcome": Outcome.UNPROVEN, "seen": left.unclear})
     checks = [replayed]

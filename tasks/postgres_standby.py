@@ -17,13 +17,17 @@ from recoup.records import Check, Frozen, Outcome
 from recoup.wal import parse_lsn, timeline_of
 from tasks.heartbeat import Witness
 from tasks.postgres import Condition, Role, Server, answers, follows, identity, live_role, pair_script
+from tasks.postgres_choice import overtaken
 from tasks.postgres_diagnosis import look_at_data
-from tasks.postgres_replay import Received, by_our_clock, nothing_is_left, where_it_is
+from tasks.postgres_replay import REPLAYED, Received, by_our_clock, nothing_is_left, where_it_is
 from tasks.postgres_standby_build import standby_of, streams
 from tasks.step import note, step
 from tasks.wal_receiver import alter_system
+from tasks.wal_scan import all_received_until
 
 PROMOTE = timedelta(seconds=60)
+# Seconds for which a standby tries to read on where nobody can tell whether there is more.
+TRIED = 3.0
 
 
 class StandbyChosen(Frozen):
@@ -96,10 +100,13 @@ def find_standby(server: Server, repository: Repository) -> StandbyChosen:
     try:
         position = _position(standby)
         there = Received.since(standby, position)
+        signs = (all_received_until(standby, there.dirs, position), where_it_is(standby)[1])
     except (psycopg.Error, OSError) as error:
         return StandbyChosen(why=f"{standby.service} cannot be looked at: {first_line(error)}")
     if there.end.wrong:
         return StandbyChosen(why=f"it stands at {position.start_lsn}, and of what was received {there.end.wrong}")
+    if why := overtaken(server, repository, max((one for one in signs if one), default=None)):
+        return StandbyChosen(why=why)
     return StandbyChosen(
         service=standby.service,
         instead_of=server.service,
@@ -187,7 +194,7 @@ def restore_command(dirs: Sequence[Path], segment_size: int) -> str:
 def _lacks(server: Server, position: BaseBackup, there: Received) -> str:
     """Wait until a standby has replayed all that had been received, with our help where needed; else say what lacks."""
     until = time.monotonic() + standby_of(server).patience.total_seconds()
-    helped = False
+    helped = 0.0
     while True:
         with server.connect(server.spec.maintenance_database) as connection:
             row = connection.execute(
@@ -197,13 +204,15 @@ def _lacks(server: Server, position: BaseBackup, there: Received) -> str:
         reached, streamed = str(row[0]), str(row[1])
         checks = nothing_is_left(server, position, there, reached)
         lacking = "; ".join(f"{c.name}: {c.seen}" for c in checks if c.outcome is Outcome.FAILED)
+        # What cannot be told may be there all the same: tried for a while.
+        unclear = any(c.outcome is Outcome.UNPROVEN and c.name == REPLAYED for c in checks)
         if parse_lsn(reached) >= parse_lsn(streamed):
-            if not lacking:
+            if not lacking and (not unclear or (helped and time.monotonic() - helped > TRIED)):
                 return ""
             if not helped:
                 note("taking what it had not received from the received WAL")
                 _take_received(server, restore_command(there.dirs, position.segment_size))
-                helped = True
+                helped = time.monotonic()
         if time.monotonic() > until:
             return lacking or f"it has replayed up to {reached} of {streamed}"
         time.sleep(0.05)

@@ -112,7 +112,7 @@ def _settle_lsn(server: Server, dirs: tuple[Path, ...], base: BaseBackup, target
 
 def _settle_time(server: Server, dirs: tuple[Path, ...], base: BaseBackup, target: Target, moment: datetime) -> Settled:
     # Before it is looked at: what comes meanwhile can only be more.
-    known = _all_received_until(server, dirs, base)
+    known = all_received_until(server, dirs, base)
     commit = _last_commit(server, dirs, base)
     if commit is not None and commit > moment:
         return Settled(target)
@@ -131,7 +131,7 @@ def _written(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _all_received_until(server: Server, dirs: tuple[Path, ...], base: BaseBackup) -> datetime | None:
+def all_received_until(server: Server, dirs: tuple[Path, ...], base: BaseBackup) -> datetime | None:
     """Give the last moment of which it is known that all that was written before it was received; None: of none.
 
     By the receiver when it has all there is, by the last heartbeat, or by when WAL came in last: it comes in order.

@@ -219,6 +219,8 @@ EOF
     fi
     say "replaying WAL"
     serve "$target" "$@"
+    # Promoted, it would start like any other, though nobody has said yet that it may.
+    $as_server sh -c ': >"$1/recovery.signal"' - "$target"
     if [ "$durable" ]; then
       say "writing everything to the disk"
       $as_server initdb --sync-only -D "$target" >/dev/null

@@ -36,7 +36,9 @@ flush() { sync -f "$PGDATA" 2>/dev/null || sync; }
 fence() {
   own "$PGDATA"
   # shellcheck disable=SC2016  # for the other shell
-  $as_server sh -c 'echo "$2" >"$1/.recoup-fenced" && : >"$1/standby.signal"' - "$PGDATA" "$1"
+  # Empty ones need no room on a disk that may be full; whose they are is good to know, and no more.
+  $as_server sh -c ': >"$1/standby.signal" && : >>"$1/.recoup-fenced" && { echo "$2" >"$1/.recoup-fenced" || :; }' - \
+    "$PGDATA" "$1"
   flush
   [ -f "$PGDATA/standby.signal" ]
 }
@@ -60,6 +62,9 @@ SQL
 clone() {
   own "$PGDATA"
   chmod 700 "$PGDATA"
+  # What a killed recovery began may still run: two copies in one directory would be neither. Held by all it starts.
+  exec 9<"$PGDATA"
+  flock 9
   # What an attempt before has left is a copy, and half of one.
   if [ -d "$making" ]; then find "$PGDATA" -mindepth 1 -maxdepth 1 -exec rm -rf {} +; fi
   if [ -n "$(find "$PGDATA" -mindepth 1 -maxdepth 1 ! -name standby.signal ! -name .recoup-fenced)" ]; then

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,12 @@ from recoup.process import Command, run
 from recoup.records import Outcome, RecoveryRecord, StepOutcome, Verdict
 from recoup.stacks.process import ProcessStack
 from tasks.embedded import postgres_programs
+from tasks.heartbeat import Witness
+from tasks.postgres import identity
 from tasks.postgres_fault import Fault
+from tasks.postgres_replay import WITNESSED
 from tasks.sandbox import create, destroy
-from tasks.wal_receiver import receiver_of
+from tasks.wal_receiver import continuous_of, receiver_of
 from tests.drills.platform import Platform
 from tests.stack_behaviour import SOON, eventually
 
@@ -147,6 +151,35 @@ def test_half_of_a_recovery_is_refused_by_the_server_itself(platform: Platform) 
     assert "must specify" in platform.log()
     assert platform.recover().verdict is not Verdict.NOT_RECOVERED
     assert written(platform) == before
+
+
+def test_what_a_replay_made_that_was_not_believed_is_started_by_no_later_run(platform: Platform) -> None:
+    write(platform, "before-rejected")
+    before = written(platform)
+    wal = continuous_of(platform.server).wal
+    with platform.server.connect() as connection:
+        system = identity(connection)
+    never = Witness(system_identifier=system, at=datetime.now(UTC), lsn="FF/0")
+    data = platform.sandbox.directory / "services" / "postgres" / "data"
+    kept = wal / "witness.json"
+    known = kept.read_bytes() if kept.exists() else None
+    began = platform.break_it(Fault.WIPE)
+    (data / "the-old-data").touch()
+    kept.write_text(never.model_dump_json())
+    try:
+        first = platform.recover(began)
+        assert first.verdict is Verdict.NOT_RECOVERED
+        assert WITNESSED in first.why
+        assert platform.recover(began).verdict is Verdict.NOT_RECOVERED, "it was started as if it had been believed"
+        platform.stack.start("postgres")
+        eventually("it gives up", lambda: not platform.stack.state("postgres").running)
+    finally:
+        kept.write_bytes(known) if known else kept.unlink()
+    record = platform.recover(began)
+    assert record.verdict is not Verdict.NOT_RECOVERED, record.why
+    assert written(platform) == before
+    aside = Path(record.state_left.removeprefix("old data kept at directory ").split(";")[0])
+    assert (aside / "the-old-data").exists(), "what is called the old data is what a recovery had made"
 
 
 def test_what_was_there_before_is_kept_whole(platform: Platform) -> None:

@@ -15,11 +15,14 @@ from recoup.errors import RecoveryError
 from recoup.records import Outcome
 from recoup.stacks import proctable
 from recoup.target import Target
+from recoup.wal import parse_lsn
+from recoup.wal_rest import rest
 from tasks.heartbeat import Witness
 from tasks.postgres import Server
 from tasks.postgres_base import BaseTaken
 from tasks.postgres_choice import choose_base, find_base
 from tasks.postgres_replay import restored_server
+from tasks.wal_scan import _RECORD, _scan
 from tests.continuous import Continuous, continuous, failed, flip, own
 
 HEARTBEAT = "the last heartbeat that was received is there"
@@ -104,6 +107,21 @@ def witnessed(at: Continuous, lsn: str) -> None:
     system = at.dirs[0].name.partition("-")[0]
     witness = Witness(system_identifier=system, at=datetime(2026, 1, 1, tzinfo=UTC), lsn=lsn)
     (at.wal / "witness.json").write_text(witness.model_dump_json())
+
+
+def test_a_last_commit_that_ends_in_zeros_is_known_to_be_whole(history: History) -> None:
+    """The last byte of a commit is of its time, and 0 for centuries: not told from what was never received."""
+    base = history.at.repository.get("database-base", history.newer.set_id).base
+    assert base is not None
+    said = _scan(history.at.server, history.at.dirs, base, parse_lsn(base.start_lsn), "commit")
+    found = _RECORD.search(said)
+    assert found is not None, said
+    commit, length = parse_lsn(found["lsn"]), int(found["length"])
+    after = commit + length
+    assert "was not replayed" in rest(history.at.dirs, base, commit, after - 1).damaged
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("recoup.wal_rest._crc32c", lambda _: 0)
+        assert "is damaged, or is not there" in rest(history.at.dirs, base, commit, after - 1).unclear
 
 
 def test_to_the_latest_moment_everything_is_there(history: History) -> None:
