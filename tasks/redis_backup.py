@@ -43,12 +43,12 @@ class RedisTaken(Frozen):
     set_id: str
     recovery_point: datetime
     size: int
-    keys: int
+    count: int
     expiring: int
     pruned: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.set_id}: {self.keys:,} keys, {self.expiring:,} of them expiring, {self.size / 1e6:.1f} MB"
+        return f"{self.set_id}: {self.count:,} keys, {self.expiring:,} of them expiring, {self.size / 1e6:.1f} MB"
 
 
 @step(timeout=timedelta(minutes=2), retries=2)
@@ -137,7 +137,7 @@ def publish_snapshot(server: RedisServer, repository: Repository, reached: datet
         set_id=manifest.set_id,
         recovery_point=point,
         size=manifest.size,
-        keys=sum(content.keys.values()),
+        count=sum(content.keys.values()),
         expiring=sum(content.expiring.values()),
         # The copy of a replica may stand behind an older one, and is about to be used.
         pruned=repository.prune(server.spec.store, rule) if rule and reached is None else (),

@@ -75,12 +75,12 @@ class RedisRestored(Frozen):
 
     set_id: str
     mode: Mode
-    keys: int
+    count: int
     aside: str
     checks: tuple[Check, ...]
 
     def __str__(self) -> str:
-        return f"{self.keys:,} keys loaded ({self.mode}); the old data are at {self.aside}"
+        return f"{self.count:,} keys loaded ({self.mode}); the old data are at {self.aside}"
 
 
 class Placement(Frozen):
@@ -167,7 +167,7 @@ def restore_redis(server: RedisServer, repository: Repository, set_id: str, labe
         )
     holds = snapshot_of(one)
     keys = sum(holds.keys.values()) if holds else 0
-    return RedisRestored(set_id=set_id, mode=place.mode, keys=keys, aside=aside, checks=checks)
+    return RedisRestored(set_id=set_id, mode=place.mode, count=keys, aside=aside, checks=checks)
 
 
 def compare_with(server: RedisServer, one: BackupSet) -> tuple[Check, ...]:

@@ -42,11 +42,11 @@ class Condition(StrEnum):
 
 
 class Diagnosis(Frozen):
-    """The condition of a server, with what was seen; ``keys`` how many it holds, where that was looked at."""
+    """The condition of a server, with what was seen; ``count`` how many keys it holds, where that was looked at."""
 
     condition: Condition
     seen: str
-    keys: int = 0
+    count: int = 0
 
     def __str__(self) -> str:
         return f"{self.condition}: {self.seen}"

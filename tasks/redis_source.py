@@ -71,7 +71,7 @@ def back_up_redis_replica(replica: Replica, repository: Repository, detached: De
         if why := detached.stopped or again.stopped:
             return FromReplica(why=f"{name} was stopped: {why}")
         found = look(server, repository)
-        if found.condition is not Condition.HEALTHY or not found.keys:
+        if found.condition is not Condition.HEALTHY or not found.count:
             return FromReplica(why=f"{name} is {found}")
         point, basis = _reached(detached.followed, server, repository)
         if point is None:

@@ -169,15 +169,15 @@ def _against(link: Link, newest: BackupSet) -> Diagnosis:
     if asked and _present(link, asked) == 0:
         seen = f"none of {len(asked)} keys looked for is there; {there:,} keys, the set {newest.set_id} has {wanted:,}"
         lost = _started(link) > newest.recovery_point and there * 2 < wanted
-        return Diagnosis(condition=Condition.EMPTY if lost else Condition.CHANGED, seen=seen, keys=there)
+        return Diagnosis(condition=Condition.EMPTY if lost else Condition.CHANGED, seen=seen, count=there)
     seen = f"it answers, with {there:,} keys; the last set had {wanted:,} that have not expired"
-    return Diagnosis(condition=Condition.HEALTHY, seen=seen, keys=there)
+    return Diagnosis(condition=Condition.HEALTHY, seen=seen, count=there)
 
 
 def _unknown(link: Link) -> Diagnosis:
     there = sum(link.keys().values())
     seen = f"it answers, with {there:,} keys; no backup set says how many it should have"
-    return Diagnosis(condition=Condition.HEALTHY, seen=seen, keys=there)
+    return Diagnosis(condition=Condition.HEALTHY, seen=seen, count=there)
 
 
 def _present(link: Link, sample: list[Sampled]) -> int:

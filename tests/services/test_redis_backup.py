@@ -103,7 +103,7 @@ class TestInUse:
             client.flushdb()
             taken = backup.result()
         assert client.dbsize() == 0
-        assert taken.keys == 300
+        assert taken.count == 300
         (one,) = source.repository.sets("redis")
         assert one.verified is not None
         assert one.verified.passed
@@ -125,7 +125,7 @@ class TestInUse:
         eventually("it rewrites", lambda: client.info("persistence")["aof_rewrite_in_progress"] == 1)
         with pytest.raises(redis.ResponseError):
             client.bgsave(schedule=False)
-        assert take_redis_backup.fn(source.server, source.repository).keys == 300
+        assert take_redis_backup.fn(source.server, source.repository).count == 300
 
     def test_nothing_is_left_of_the_throwaway_server(self, source: Scratch, tmp_path: Path) -> None:
         filled(source)
@@ -138,7 +138,7 @@ class TestInUse:
         }  # fmt: skip
 
     def test_an_empty_server_is_backed_up_too(self, source: Scratch) -> None:
-        assert take_redis_backup.fn(source.server, source.repository).keys == 0
+        assert take_redis_backup.fn(source.server, source.repository).count == 0
 
 
 class Damaging(ProcessStack):
@@ -256,7 +256,7 @@ class TestFaults:
             with pytest.raises(PreconditionError, match="free"):
                 run_redis_backup(source.plan, source.stack)
             (disk / "filler").unlink()
-            assert run_redis_backup(source.plan, source.stack).keys == 1
+            assert run_redis_backup(source.plan, source.stack).count == 1
 
     @pytest.mark.parametrize("at", ["the server is saving", "copying the snapshot", "loading the copy", "read "])
     def test_a_killed_backup_leaves_no_set_and_no_server(self, source: Scratch, tmp_path: Path, at: str) -> None:

@@ -79,7 +79,7 @@ def test_what_was_lost_is_there_again_and_stays(source: Scratch) -> None:
     before = everything(source)
     source.wipe()
     restored = restore_redis.fn(source.server, source.repository, taken.set_id, "lost")
-    assert restored.keys == len(before)
+    assert restored.count == len(before)
     assert all(check.outcome is Outcome.PASSED for check in restored.checks)
     assert everything(source) == before
     with source.client() as client:
