@@ -134,9 +134,7 @@ def _procedure(run: Run, request: DatabaseRecovery) -> None:
     if isinstance(replayed, Promoted):
         server = server.named(replayed.service)
     elif base:
-        # Since a killed run somebody may have started them.
-        anew = run.steps.done_before(replay_wal) is None
-        step("Stop the dependent services", stop_services, run.stack, dependents, fresh=anew)
+        step("Stop the dependent services", stop_services, run.stack, dependents)
         replayed = _replay(run, server, repository, base, request.to, dependents)
     elif needed:
         anew = run.steps.done_before(restore_beside) is None
@@ -267,8 +265,7 @@ def _restore(
     step, suffix = run.steps.step, _suffix(run)
     target, kept = f"{server.spec.database}_restore_{suffix}", f"{server.spec.database}_before_{suffix}"
     anew = not run.steps.opened_before(swap_databases)
-    swapped_before = run.steps.done_before(swap_databases) is not None
-    step("Stop the dependent services", stop_services, run.stack, dependents, fresh=not swapped_before)
+    step("Stop the dependent services", stop_services, run.stack, dependents)
     try:
         if found.condition not in (Condition.HEALTHY, Condition.DAMAGED):
             step("Begin with a new data directory", make_new_server, server, suffix, fresh=anew)

@@ -202,9 +202,7 @@ def _restore(
     run: Run, server: RedisServer, repository: Repository, used: RedisChosen, dependents: tuple[str, ...]
 ) -> None:
     step = run.steps.step
-    # Since a killed run somebody may have started them.
-    anew = run.steps.done_before(restore_redis) is None
-    step("Stop the dependent services", stop_services, run.stack, dependents, fresh=anew)
+    step("Stop the dependent services", stop_services, run.stack, dependents)
     try:
         done = step("Put the old data aside and restore", restore_redis, server, repository, used.set_id, _label(run))
     except RecoupError:

@@ -259,11 +259,12 @@ def test_the_watch_outlives_the_server(at: Continuous) -> None:
 
 
 def test_only_what_no_kept_base_backup_needs_is_pruned(at: Continuous) -> None:
-    kept = at.with_policy(base={"interval": "1d", "keep": 2})
+    # Whole ones are counted: what changed since one goes with it.
+    alone, kept = (at.with_policy(base={"interval": "1d", "keep": keep}) for keep in (1, 2))
     write(at, 70, switch=True)
-    first = kept.base()
+    first = alone.base()
     write(at, 71, switch=True)
-    second = kept.base(incremental=True)
+    second = alone.base(incremental=True)
     # The incremental one needs the files of the first, and its WAL is needed for as long as that is kept.
     assert {one.set_id for one in at.repository.sets(SERIES)} == {first.set_id, second.set_id}
     oldest = parse_lsn(first.start_lsn) // SIZE
