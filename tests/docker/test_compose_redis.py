@@ -23,6 +23,7 @@ from tests.stack_behaviour import REDIS, SOON, eventually
 
 PLAN = Path(__file__).resolve().parents[2] / "infra" / "plan.yaml"
 FAR = "4102444800000"  # in the year 2100, in milliseconds
+# Of a library with several functions every server lists these in an order of its own.
 FILL = """
 redis-cli mset a 1 b 2 >/dev/null
 redis-cli -x set binary </bin/true >/dev/null
@@ -41,7 +42,8 @@ redis-cli hset fleeting f v >/dev/null
 redis-cli hpexpire fleeting 800 fields 1 f >/dev/null
 redis-cli acl setuser app on '>of the app' '~read:*' +@read +get '(+set ~app:*)' >/dev/null
 redis-cli function load "#!lua name=l
-redis.register_function('f', function() return 7 end)" >/dev/null
+redis.register_function('f', function() return 7 end)
+$(for n in 1 2 3 4 5 6 7 8 9; do echo "redis.register_function('f$n', function() return $n end)"; done)" >/dev/null
 """
 
 

@@ -316,21 +316,6 @@ class TestDigest:
         with source.server.connect() as link:
             return measure(link).digest
 
-    def test_the_functions_of_a_library_are_listed_in_any_order(self, source: Scratch) -> None:
-        code = "#!lua name=l\n" + "".join(
-            f"redis.register_function('f{n}', function() return {n} end)\n" for n in range(9)
-        )
-        with source.client() as client:
-            if int(str(client.info("server")["redis_version"]).split(".")[0]) < 7:
-                pytest.skip("this Redis knows no functions")
-            client.function_load(code)
-        digests = set()
-        for _ in range(4):
-            with source.server.connect() as link:
-                digests.add(measure(link).digest)
-            source.restart()
-        assert len(digests) == 1
-
     def test_neither_order_nor_encoding_counts(self, source: Scratch) -> None:
         members = [os.urandom(9) for _ in range(700)]
 
