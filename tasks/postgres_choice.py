@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from recoup.catalog import BackupSet, Repository, problems
+from recoup.catalog import BackupSet, Repository, problems, to_come
 from recoup.errors import RecoupError, RecoveryError
 from recoup.manifest import BaseBackup
 from recoup.records import Frozen, SkippedSet
@@ -141,7 +141,8 @@ def find_base(server: Server, repository: Repository, target: Target) -> ChosenB
 
 def overtaken(server: Server, repository: Repository, until: datetime | None) -> str:
     """Say so when the newest dump is of after the moment up to which there is WAL: the receiver was away."""
-    dump = next((one for one in repository.sets(server.spec.store) if one.dump and one.recovery_point), None)
+    dumps = (one for one in repository.sets(server.spec.store) if one.dump and not to_come(one))
+    dump = next((one for one in dumps if one.verified is None or not one.verified.failed), None)
     if dump is None or dump.recovery_point is None or until is None or dump.recovery_point <= until + OVERTAKEN:
         return ""
     return (

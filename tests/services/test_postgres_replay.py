@@ -19,6 +19,7 @@ from recoup.wal import parse_lsn
 from recoup.wal_rest import rest
 from tasks.heartbeat import Witness
 from tasks.postgres import Server
+from tasks.postgres_backup import take_database_backup
 from tasks.postgres_base import BaseTaken
 from tasks.postgres_choice import choose_base, find_base
 from tasks.postgres_replay import restored_server
@@ -107,6 +108,24 @@ def witnessed(at: Continuous, lsn: str) -> None:
     system = at.dirs[0].name.partition("-")[0]
     witness = Witness(system_identifier=system, at=datetime(2026, 1, 1, tzinfo=UTC), lsn=lsn)
     (at.wal / "witness.json").write_text(witness.model_dump_json())
+
+
+def test_wal_of_a_receiver_that_was_away_gives_way_to_a_newer_dump(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = history.at.copy()
+    # As when the server is dead: nobody can be asked what it has sent.
+    monkeypatch.setattr("tasks.wal_scan._live", lambda *_: None)
+    assert choose_base.fn(at.server, at.repository, "latest").set_id == history.newer.set_id
+    long_ago = datetime.now(UTC).timestamp() - 3600
+    for path in at.wal.rglob("0*"):
+        os.utime(path, (long_ago, long_ago))
+    assert choose_base.fn(at.server, at.repository, "latest").set_id == history.newer.set_id
+    dump = take_database_backup.fn(at.server, at.repository).set_id
+    found = choose_base.fn(at.server, at.repository, "latest")
+    assert (found.set_id, dump in found.why) == ("", True), found
+    assert choose_base.fn(at.server, at.repository, f"lsn:{history.before_four}").set_id == history.newer.set_id
+    shutil.rmtree(at.wal.parent)
 
 
 def test_a_last_commit_that_ends_in_zeros_is_known_to_be_whole(history: History) -> None:
