@@ -19,7 +19,6 @@ from recoup.wal import may_read, received
 from recoup.wal_retention import KeptBase, WalFile, unneeded
 from tasks.copies import CopiedSet, CopyPlace
 from tasks.sending import PARALLEL
-from tasks.step import note
 from tasks.wal_shipping import stored
 
 K = TypeVar("K", Path, str)
@@ -41,14 +40,17 @@ class WalGone:
 
 
 def bases_here(repository: Repository, series: Iterable[str], gone: Collection[str] = ()) -> tuple[KeptBase, ...]:
-    """Give the base backups in the repository, without those that go; none while one cannot be read.
+    """Give the base backups in the repository, without those that go.
 
-    Which WAL that one needs is not known, and without any base backup no WAL is removed.
+    Raises PreconditionError while the manifest of one cannot be read: which WAL that one needs is not known.
     """
     sets = [one for name in series for one in repository.sets(name)]
-    if any(one.manifest is None and _unreadable(one.path / MANIFEST) for one in sets):
-        note("no WAL is removed: the manifest of a base backup cannot be read now")
-        return ()
+    for one in sets:
+        if one.manifest is None and _unreadable(one.path / MANIFEST):
+            raise PreconditionError(
+                f"no WAL is removed: {one.set_id} is there, and {one.broken}",
+                next_step=f"see to the rights and the disk of {one.path}, then: recoup backup prune",
+            )
     return tuple(
         KeptBase(one.manifest.recovery_point, one.base)
         for one in sets

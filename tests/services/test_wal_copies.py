@@ -14,6 +14,7 @@ import pytest
 from flows.copies import prune_everywhere, run_copies
 from flows.database import DatabaseRecovery, run_recovery
 from recoup.catalog import Repository
+from recoup.errors import PreconditionError
 from recoup.manifest import Verification
 from recoup.plan import Copy, DirectoryCopy
 from recoup.records import Check, Outcome, Subject, Verdict, now
@@ -22,6 +23,7 @@ from recoup.wal import Segment, parse_lsn
 from tasks.copies import CopyNote, CopyPlace
 from tasks.postgres_base import BaseTaken
 from tasks.postgres_choice import choose_base
+from tasks.wal_pruning import bases_here
 from tasks.wal_scan import settle
 from tasks.wal_shipping import Shipper
 from tests.continuous import Continuous, continuous, failed
@@ -182,6 +184,17 @@ def test_under_a_lock_what_nobody_needs_stays_and_is_told(live: Continuous, tmp_
     assert there.wal
     assert all(some.kept and some.why.startswith("locked until") for some in there.wal)
     assert set(before) <= set(shipped(at))
+
+
+def test_no_wal_goes_while_the_manifest_of_a_base_backup_cannot_be_read(tmp_path: Path) -> None:
+    """It may be readable again tomorrow, and its WAL would be gone: no file can be read where a directory is."""
+    repository = Repository(tmp_path)
+    (unreadable := tmp_path / "20260101T000000000000Z-database-base" / "manifest.json").mkdir(parents=True)
+    with pytest.raises(PreconditionError, match="no WAL is removed: 20260101T000000000000Z-database-base"):
+        bases_here(repository, ("database-base",))
+    unreadable.rmdir()
+    unreadable.write_text("{")
+    assert bases_here(repository, ("database-base",)) == ()
 
 
 def test_a_set_that_does_not_say_what_it_needs_keeps_everything(live: Continuous, tmp_path: Path) -> None:

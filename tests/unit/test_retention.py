@@ -73,13 +73,11 @@ def test_the_last_set_whose_restore_was_proven_never_goes() -> None:
 
 
 def test_a_set_that_a_kept_one_needs_stays_and_so_does_what_that_one_needs() -> None:
-    sets = [a_set(0), a_set(1, verified=True, needs="-3d"), a_set(2), a_set(3), a_set(4)]
-    assert kept([one if one.set_id == "-1d" else a_set(n) for n, one in enumerate(sets)], Keep(1)) == [
-        "-0d",
-        "-1d",
-        "-3d",
-    ]
-    assert why([a_set(0), sets[1], *sets[2:]], Keep(1))["-3d"] == "needed by -1d"
+    tested = a_set(1, verified=True, needs="-3d")
+    sets = [a_set(0), tested, a_set(2), a_set(3, needs="-4d"), a_set(4), a_set(5)]
+    assert kept(sets, Keep(1)) == ["-0d", "-1d", "-3d", "-4d"]
+    assert why(sets, Keep(1))["-3d"] == "needed by -1d"
+    assert why(sets, Keep(1))["-4d"] == "needed by -3d"
 
 
 def test_copies_of_what_changed_push_no_whole_one_out() -> None:
