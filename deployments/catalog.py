@@ -30,6 +30,7 @@ from flows.redis_store import RedisBackup, RedisRecovery, back_up_redis, recover
 from flows.restore import TableRestore, restore_part
 from flows.retention import PruneBackups, prune_backups
 from flows.standby import StandbyRequest, build_pair
+from flows.validate import Validation, validate_platform
 from recoup.plan import ConfigurationComponent, Plan, PostgresComponent, RedisComponent
 
 # A fixed anchor: counted from each start of the server, a schedule could be put off for ever by restarts.
@@ -38,6 +39,8 @@ ANCHOR = datetime(2026, 1, 1, tzinfo=UTC)
 COPIES = timedelta(minutes=5)
 # Each backup and each copying removes what it makes superfluous; this catches what changed without one.
 RETENTION = timedelta(days=1)
+# Each time records are written through the gateway.
+CHECKLIST = timedelta(hours=1)
 # A second start is refused at once: the lease would refuse it later, after a process was made for it.
 ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
 
@@ -81,6 +84,8 @@ def deployments(path: Path, plan: Plan) -> tuple[RunnerDeployment, ...]:
                 tree = ConfigurationBackup(plan=where, component=name)
                 every = _every(component.backup.interval, component.store)
                 offered.append(_offer(back_up_configuration, tree, every, suffix=suffix))
+    hourly = Interval(CHECKLIST, anchor_date=ANCHOR, slug="checklist")
+    offered.append(_offer(validate_platform, Validation(plan=where), hourly))
     offered.append(_offer(prune_backups, PruneBackups(plan=where), _every(RETENTION, "retention")))
     if plan.platform.copies:
         offered.append(_offer(copy_backups, CopyBackups(plan=where), _every(COPIES, "copies")))

@@ -156,7 +156,7 @@ def _people(plan: Plan) -> RenderableType:
 
 def _validation(plan: Plan) -> RenderableType:
     rows = [(str(n), item.item, item.check) for n, item in enumerate(plan.checklist, 1)]
-    after = Group(*(Text(f"{n}. {action}") for n, action in enumerate(plan.post_recovery, 1)))
+    after = Group(*(Text(f"{n}. {one.action}: {plan.owner(one)}") for n, one in enumerate(plan.post_recovery, 1)))
     return Group(_table("Validation checklist", ("", "Item", "Check"), rows), _title("Post-recovery actions"), after)
 
 

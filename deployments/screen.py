@@ -21,7 +21,7 @@ from rich.text import Text
 from recoup.clock import human, phases
 from recoup.progress import Silent, Watcher
 from recoup.records import Outcome, RecoveryRecord, StepOutcome, StepRecord, Verdict, now
-from recoup.report import outcome, rpo_standing, rto_standing
+from recoup.report import checklist_counts, outcome, rpo_standing, rto_standing
 
 P = ParamSpec("P")
 
@@ -229,6 +229,11 @@ def summary(record: RecoveryRecord) -> Iterator[tuple[str, str, str]]:
             f"{check.outcome}: {check.name}" + (f": {_plain(check.seen)}" if check.seen else ""),
             check.outcome,
         )
+    if record.checklist:
+        yield "checklist", checklist_counts(record.checklist), ""
+        for item in record.checklist:
+            if item.outcome is Outcome.FAILED:
+                yield "", f"{item.outcome}: {item.item}: {_plain(item.seen)}", item.outcome
     if record.state_left:
         yield "state left", _plain(record.state_left), ""
     if record.next_step:

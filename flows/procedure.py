@@ -17,10 +17,11 @@ from uuid import uuid4
 
 from prefect import Task
 from prefect.context import FlowRunContext
-from prefect.logging import get_run_logger
 from pydantic import BaseModel
 
 import recoup
+from flows.closing import after_recovery, follow_ups
+from flows.log_watcher import LogWatcher
 from recoup.errors import PreconditionError, RecoupError, RecoveryError
 from recoup.journal import Journal, RunHeader
 from recoup.lease import lease
@@ -30,6 +31,7 @@ from recoup.progress import Silent, Watcher
 from recoup.records import (
     BackupUse,
     Check,
+    ItemResult,
     OutageClock,
     RecoveryRecord,
     StepOutcome,
@@ -48,22 +50,6 @@ M = TypeVar("M", bound=BaseModel)
 _LOOKING = ("diagnose", "choose", "compare")
 _watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 _records: ContextVar[list[RecoveryRecord] | None] = ContextVar("records", default=None)
-
-
-class LogWatcher:
-    """Tells the Prefect flow run's log."""
-
-    def begin(self, record: RecoveryRecord) -> None:
-        get_run_logger().info("run %s on %s began", record.run_id, record.stack)
-
-    def step(self, step: StepRecord) -> None:
-        get_run_logger().info("%s: %s %s", step.title, step.outcome, step.detail)
-
-    def note(self, text: str) -> None:
-        get_run_logger().info(text)
-
-    def end(self, record: RecoveryRecord) -> None:
-        get_run_logger().info("verdict: %s: %s", record.verdict, record.why)
 
 
 @contextmanager
@@ -178,6 +164,7 @@ class Job:
     ``scenario`` names the procedure whose scenario of the plan is answered; empty: this one's own. ``bare``: it may
     begin where the stack itself is not there yet. ``beside``: it puts something beside what is in use and ends no
     outage. ``exclusive``: it holds the platform's lease; one without touches nothing in use, and is never resumed.
+    ``checklist_counts``: an item of the checklist that failed makes it ``not recovered``.
     """
 
     plan: Plan
@@ -198,6 +185,7 @@ class Job:
     bare: bool = False
     beside: bool = False
     exclusive: bool = True
+    checklist_counts: bool = False
 
 
 @dataclass
@@ -211,6 +199,7 @@ class Run:
     resumed: bool
     checks: list[Check] = field(default_factory=list)
     stores: list[StoreLoss] = field(default_factory=list)
+    checklist: tuple[ItemResult, ...] = ()
     backup: BackupUse | None = None
     state_left: str = ""
     next_step: str = ""
@@ -265,6 +254,7 @@ class Run:
             steps=tuple(self.steps.records.values()),
             checks=tuple(self.checks),
             backup=self.backup,
+            checklist=self.checklist,
             state_left=self.state_left,
             next_step=self.next_step,
         )
@@ -363,7 +353,12 @@ def _end(run: Run, watcher: Watcher, error: RecoupError | None) -> RecoveryRecor
         record = _publish(run, watcher, Verdict.NOT_RECOVERED, error.what)
     else:
         run.steps.leave_behind()
-        found, why = verdict(tuple(run.steps.records.values()), tuple(run.checks), run.clock(), beside=run.job.beside)
+        if run.opened is not None and not run.job.beside:
+            watcher.note("going through the checklist")
+            run.checklist = after_recovery(run.job.plan, run.opened)
+        counted = run.checklist if run.job.checklist_counts else ()
+        steps, checks = tuple(run.steps.records.values()), tuple(run.checks)
+        found, why = verdict(steps, checks, run.clock(), beside=run.job.beside, counted=counted)
         record = _publish(run, watcher, found, why)
     run.journal.close(record.verdict)
     return record
@@ -371,6 +366,8 @@ def _end(run: Run, watcher: Watcher, error: RecoupError | None) -> RecoveryRecor
 
 def _publish(run: Run, watcher: Watcher, found: Verdict, why: str) -> RecoveryRecord:
     record = run.record(now()).model_copy(update={"verdict": found, "why": why})
+    if not run.job.beside:
+        record = record.model_copy(update={"post_recovery": follow_ups(run.job.plan, record)})
     Ledger(run.job.ledger).append(record)
     publish_record(record)
     if (records := _records.get()) is not None:

@@ -19,6 +19,7 @@ from recoup.plan_document import (
     Drill,
     EscalationLevel,
     ExternalContact,
+    FollowUp,
     Locations,
     Objectives,
     Procedure,
@@ -30,6 +31,7 @@ from recoup.plan_document import (
 )
 from recoup.plan_parts import (
     BackupPolicy,
+    Certificates,
     ChainComponent,
     Component,
     ComposeSite,
@@ -42,6 +44,7 @@ from recoup.plan_parts import (
     Endpoint,
     Gateway,
     Login,
+    Monitoring,
     Name,
     Platform,
     PostgresComponent,
@@ -60,6 +63,7 @@ from recoup.records import Frozen
 
 __all__ = [
     "BackupPolicy",
+    "Certificates",
     "ChainComponent",
     "ChecklistItem",
     "Component",
@@ -75,9 +79,11 @@ __all__ = [
     "Endpoint",
     "EscalationLevel",
     "ExternalContact",
+    "FollowUp",
     "Gateway",
     "Locations",
     "Login",
+    "Monitoring",
     "Objectives",
     "Plan",
     "Platform",
@@ -124,7 +130,7 @@ class Plan(Frozen):
     escalation: tuple[EscalationLevel, ...] = Field(min_length=1)
     external_contacts: tuple[ExternalContact, ...] = ()
     checklist: tuple[ChecklistItem, ...] = Field(min_length=1)
-    post_recovery: tuple[Text, ...] = ()
+    post_recovery: tuple[FollowUp, ...] = ()
     commands: tuple[UsefulCommand, ...] = ()
     locations: Locations
 
@@ -169,6 +175,11 @@ class Plan(Frozen):
         if name not in known:
             raise _unknown(f"{kind} component", name, known)
         return name, known[name]
+
+    def owner(self, action: FollowUp) -> str:
+        """Give who owes an action after a recovery: role and name."""
+        contact = next((one for one in self.contacts if one.role == action.owner), self.contacts[0])
+        return f"{contact.role} ({contact.name})"
 
     def rto(self, component: str) -> timedelta:
         """Give the recovery time objective of a component, by its tier."""

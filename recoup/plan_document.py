@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from recoup.plan_parts import Count, Duration, Name, Text
 from recoup.records import Frozen
@@ -120,6 +120,18 @@ class ChecklistItem(Frozen):
 
     item: Text
     check: Annotated[str, StringConstraints(pattern=r"^([a-z0-9][a-z0-9-]*)?$")] = ""
+
+
+class FollowUp(Frozen):
+    """What is done after a recovery; ``owner`` is the role of a contact, the first one's where none is named."""
+
+    action: Text
+    owner: Text | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_owner(cls, value: object) -> object:
+        return {"action": value} if isinstance(value, str) else value
 
 
 class UsefulCommand(Frozen):

@@ -323,11 +323,15 @@ class Login(Frozen):
     token_field: Text = "token"
 
 
+JsonType = Literal["string", "number", "integer", "boolean", "object", "array", "null"]
+
+
 class Request(Frozen):
     """One request of the user-level check. ``{unique}`` in path and body is a fresh id per run.
 
-    ``status`` is the HTTP status expected, ``contains`` the keys the JSON answer must have, ``login`` says that
-    it is made as a logged-in user.
+    ``status`` is the HTTP status expected, ``contains`` the keys the JSON answer must have, ``shape`` the types of
+    keys, ``within`` the longest it may take, ``login`` says that it is made as a logged-in user. It is made when those
+    named in ``after`` have passed; where none is named, after every earlier one that writes or has the same path.
     """
 
     name: Text
@@ -338,18 +342,34 @@ class Request(Frozen):
     login: bool = False
     timeout: Duration = timedelta(seconds=5)
     contains: tuple[Text, ...] = ()
+    shape: dict[Text, JsonType] | None = None
+    within: Duration | None = None
+    after: tuple[Text, ...] | None = None
 
 
 class Gateway(Frozen):
-    """The door users come through. ``url`` None: the stack is asked where it is."""
+    """The door users come through. ``url`` None: the stack is asked where it is. ``ca``: what alone signs its TLS."""
 
     component: Name
     port: Port
     url: Url | None = None
     health: UrlPath
     verify_tls: bool = True
+    ca: Path | None = None
     login: Login | None = None
     requests: tuple[Request, ...] = ()
+
+
+class Monitoring(Frozen):
+    """Who watches the platform: the address of its Prometheus, as this machine reaches it."""
+
+    prometheus: Url
+
+
+class Certificates(Frozen):
+    """How many days a certificate must still be valid to pass the checklist."""
+
+    min_days: Number = 14
 
 
 class Platform(Frozen):
@@ -366,3 +386,5 @@ class Platform(Frozen):
     scratch: Path = Path("/var/tmp")
     copies: tuple[Copy, ...] = ()
     gateway: Gateway
+    monitoring: Monitoring | None = None
+    certificates: Certificates = Certificates()

@@ -75,6 +75,21 @@ def gateway_runs(plan: Plan) -> Iterator[Problem]:
                 yield Problem(("platform", "gateway", "requests", n, "login"), rule, why)
 
 
+def requests_have_an_order(plan: Plan) -> Iterator[Problem]:
+    """A request waits only for earlier ones, each of a name of its own."""
+    requests = plan.platform.gateway.requests
+    at: Place = ("platform", "gateway", "requests")
+    names = (((*at, n, "name"), request.name) for n, request in enumerate(requests))
+    yield from _twice(names, "the request", "an answer could not be told from the other's")
+    for n, request in enumerate(requests):
+        for i, name in enumerate(request.after or ()):
+            if name not in (earlier.name for earlier in requests[:n]):
+                why = "it would wait for what is never made, or for what waits for it"
+                yield Problem(
+                    (*at, n, "after", i), f"'{request.name}' comes after '{name}', which is not before it", why
+                )
+
+
 def dependencies_have_no_cycle(plan: Plan) -> Iterator[Problem]:
     """No component depends on itself, over however many others."""
     reported: set[frozenset[str]] = set()
@@ -311,6 +326,17 @@ def checklist_is_whole(plan: Plan) -> Iterator[Problem]:
     yield from _twice(items, "the item", "two ticks for one thing make a run look better proven than it is")
 
 
+def follow_ups_have_owners(plan: Plan) -> Iterator[Problem]:
+    """Who owes an action after a recovery is one of the contacts."""
+    roles = {contact.role for contact in plan.contacts}
+    for n, action in enumerate(plan.post_recovery):
+        if action.owner is not None and action.owner not in roles:
+            why = f"nobody would be asked for it; roles: {', '.join(sorted(roles))}"
+            yield Problem(
+                ("post_recovery", n, "owner"), f"no contact has the role {action.owner}", why, (("contacts",),)
+            )
+
+
 def escalation_is_consecutive(plan: Plan) -> Iterator[Problem]:
     """Levels go 1, 2, 3 … and each is called later than the one before."""
     for n, level in enumerate(plan.escalation):
@@ -326,6 +352,7 @@ def escalation_is_consecutive(plan: Plan) -> Iterator[Problem]:
 RULES: tuple[Rule, ...] = (
     components_are_known,
     gateway_runs,
+    requests_have_an_order,
     dependencies_have_no_cycle,
     critical_rests_on_critical,
     services_are_named_once,
@@ -338,6 +365,7 @@ RULES: tuple[Rule, ...] = (
     recipients_are_keys,
     standbys_can_be_judged,
     checklist_is_whole,
+    follow_ups_have_owners,
     escalation_is_consecutive,
 )
 

@@ -53,6 +53,24 @@ class Check(Frozen):
     seen: str = ""
 
 
+class ItemResult(Frozen):
+    """One item of the plan's checklist as it was found; ``seen`` is the evidence, one line."""
+
+    item: str
+    check: str
+    outcome: Outcome
+    seen: str = ""
+    took: timedelta | None = None
+
+
+class FollowUpResult(Frozen):
+    """One of the plan's actions after a recovery: who owes it, and what the run itself could already fill in."""
+
+    action: str
+    owner: str
+    known: str = ""
+
+
 class StepRecord(Frozen):
     """One step; opened as ``running`` before it acts. ``detail`` is one line on what it did."""
 
@@ -123,6 +141,7 @@ class RecoveryRecord(Frozen):
     """All that is known of one run. Durations are timedelta (ISO 8601 in JSON), times aware UTC.
 
     ``beside``: something was restored beside what is in use. No outage was ended by it, so it claims no objective.
+    ``checklist`` is the plan's, looked at after the run's own checks; of most runs it does not judge the verdict.
     """
 
     run_id: str
@@ -144,6 +163,8 @@ class RecoveryRecord(Frozen):
     steps: tuple[StepRecord, ...] = ()
     checks: tuple[Check, ...] = ()
     backup: BackupUse | None = None
+    checklist: tuple[ItemResult, ...] = ()
+    post_recovery: tuple[FollowUpResult, ...] = ()
     verdict: Verdict = Verdict.UNPROVEN
     why: str = ""
     state_left: str = ""
@@ -155,12 +176,18 @@ class RecoveryRecord(Frozen):
 
 
 def verdict(
-    steps: tuple[StepRecord, ...], checks: tuple[Check, ...], clock: OutageClock, *, beside: bool = False
+    steps: tuple[StepRecord, ...],
+    checks: tuple[Check, ...],
+    clock: OutageClock,
+    *,
+    beside: bool = False,
+    counted: tuple[ItemResult, ...] = (),
 ) -> tuple[Verdict, str]:
     """Judge a run: ``recovered`` only when every step ended well, every check passed, data and user level among them.
 
     Gives the verdict and the reason in one line. A skipped or unmade check makes the run unproven, never recovered.
-    What was restored ``beside`` serves no user, so its data alone are asked for.
+    What was restored ``beside`` serves no user, so its data alone are asked for. ``counted`` are the items of the
+    checklist of which none may have failed.
     """
     for step in steps:
         if step.outcome is StepOutcome.FAILED:
@@ -168,6 +195,9 @@ def verdict(
     for check in checks:
         if check.outcome is Outcome.FAILED:
             return Verdict.NOT_RECOVERED, f"check failed: {check.name}: {check.seen}".rstrip(": ")
+    for item in counted:
+        if item.outcome is Outcome.FAILED:
+            return Verdict.NOT_RECOVERED, f"not as the checklist asks: {item.item}: {item.seen}".rstrip(": ")
     for step in steps:
         if step.outcome is StepOutcome.RUNNING:
             return Verdict.UNPROVEN, f"step {step.name} never ended"

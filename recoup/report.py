@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from enum import StrEnum
 
 from recoup.clock import human, phases
-from recoup.records import Outcome, RecoveryRecord, StoreLoss, Subject, Verdict
+from recoup.records import ItemResult, Outcome, RecoveryRecord, StoreLoss, Subject, Verdict
 
 
 class Standing(StrEnum):
@@ -77,6 +77,7 @@ def run_report(record: RecoveryRecord) -> str:
         _steps(record),
         "## Checks",
         _checks(record),
+        *_closing(record),
         "## Backup set",
         _backup(record),
         "## State left",
@@ -191,6 +192,27 @@ def _checks(record: RecoveryRecord) -> str:
         return "No check was made: nothing is proven."
     rows = [(c.outcome, c.name, c.subject, c.expected, c.seen) for c in record.checks]
     return _table(("outcome", "check", "subject", "expected", "seen"), rows)
+
+
+def _closing(record: RecoveryRecord) -> Iterator[str]:
+    if record.checklist:
+        yield "## Checklist"
+        yield checklist_table(record.checklist)
+    if record.post_recovery:
+        yield "## After the recovery"
+        rows = [(one.action, one.owner, one.known) for one in record.post_recovery]
+        yield _table(("action", "owner", "known from the run"), rows)
+
+
+def checklist_table(items: Sequence[ItemResult]) -> str:
+    """Give the checklist as a Markdown table."""
+    return _table(("outcome", "item", "seen"), [(one.outcome, one.item, one.seen) for one in items])
+
+
+def checklist_counts(items: Sequence[ItemResult]) -> str:
+    """Give how many items passed, failed and are unproven, in one line."""
+    counts = ((sum(one.outcome is outcome for one in items), outcome) for outcome in Outcome)
+    return ", ".join(f"{count} {outcome}" for count, outcome in counts if count) or "no item"
 
 
 def _backup(record: RecoveryRecord) -> str:

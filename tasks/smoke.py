@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -10,10 +11,12 @@ from uuid import uuid4
 import httpx
 
 from recoup.errors import PreconditionError
-from recoup.plan import Gateway, Plan, Request
+from recoup.plan import Gateway, Plan
 from recoup.records import Check, Frozen, Outcome, Subject, now
 from recoup.secrets import resolve
 from recoup.stacks import Stack
+from tasks.health import trusting
+from tasks.smoke_requests import json_object, make_all
 from tasks.step import note, step
 
 TIMEOUT = httpx.Timeout(5.0)
@@ -39,15 +42,30 @@ class Door:
 
     @classmethod
     def of(cls, plan: Plan, stack: Stack) -> Door:
-        """Give the plan's gateway URL, or the address the stack gives for it."""
+        """Give the plan's gateway URL, or the address the stack gives for it.
+
+        Raises PreconditionError, or RecoveryError from the stack, when there is none.
+        """
         gateway = plan.platform.gateway
         if gateway.url:
             return cls(gateway.url.rstrip("/"), gateway)
         host, port = stack.endpoint(plan.service(gateway.component), gateway.port)
         return cls(f"http://{host}:{port}", gateway)
 
+    @classmethod
+    def at(cls, url: str, plan: Plan) -> Door:
+        """Give the door at another address, asked by the same plan; PreconditionError when it is no http address."""
+        if not url.startswith(("http://", "https://")):
+            raise PreconditionError(f"{url!r} is no address", next_step="write it as https://host or http://host:port")
+        return cls(url.rstrip("/"), plan.platform.gateway)
+
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=TIMEOUT, verify=self.gateway.verify_tls, trust_env=False)
+        return httpx.Client(base_url=self.url, timeout=TIMEOUT, verify=self.trust(), trust_env=False)
+
+    def trust(self) -> ssl.SSLContext | bool:
+        """Give what the gateway's certificate is verified with; PreconditionError when its CA cannot be read."""
+        verified = self.gateway.verify_tls and self.url.startswith("https:")
+        return trusting(self.gateway.ca) if verified else False
 
     def login(self, client: httpx.Client) -> str:
         """Give a token; raises httpx.HTTPError when the gateway refuses or does not answer."""
@@ -63,8 +81,8 @@ class Door:
         }
         answer = client.post(login.path, json=body)
         answer.raise_for_status()
-        token = _json(answer).get(login.token_field, "")
-        if not token:
+        token = json_object(answer).get(login.token_field)
+        if not isinstance(token, str) or not token:
             raise httpx.DecodingError(f"the login answered without {login.token_field}")
         return token
 
@@ -91,61 +109,12 @@ def check_as_user(plan: Plan, stack: Stack, deadline: timedelta) -> UserCheck:
 
 
 def round_of_requests(door: Door) -> tuple[Check, ...]:
-    """Make each of the plan's requests once, in order, ending at the first that fails; gives a check for each."""
-    unique = f"recoup-{uuid4().hex[:12]}"
-    checks: list[Check] = []
-    token = ""
+    """Make each of the plan's requests once and give a check for each, in the plan's order."""
     with door.client() as client:
-        for request in door.gateway.requests:
-            try:
-                if request.login and not token:
-                    token = door.login(client)
-                check = _make(client, request, token, unique)
-            except httpx.HTTPError as error:
-                check = _result(request, Outcome.FAILED, _words(error))
-            checks.append(check)
-            if check.outcome is Outcome.FAILED:
-                break
-    return tuple(checks)
-
-
-def _make(client: httpx.Client, request: Request, token: str, unique: str) -> Check:
-    body = {k: v.replace("{unique}", unique) for k, v in request.body.items()} if request.body else None
-    answer = client.request(
-        request.method,
-        request.path.replace("{unique}", unique),
-        json=body,
-        headers={"Authorization": f"Bearer {token}"} if token else {},
-        timeout=request.timeout.total_seconds(),
-    )
-    if answer.status_code != request.status:
-        return _result(request, Outcome.FAILED, f"status {answer.status_code}: {answer.text[:200]}")
-    absent = [key for key in request.contains if key not in _json(answer)]
-    if absent:
-        return _result(request, Outcome.FAILED, f"the answer lacks {', '.join(absent)}")
-    return _result(request, Outcome.PASSED, f"status {answer.status_code}")
-
-
-def _result(request: Request, outcome: Outcome, seen: str) -> Check:
-    expected = f"{request.method} {request.path} gives {request.status}"
-    return Check(name=f"gateway: {request.name}", subject=Subject.USER, outcome=outcome, expected=expected, seen=seen)
+        return make_all(client, door.gateway.requests, door.login, f"recoup-{uuid4().hex[:12]}")
 
 
 def _no_requests() -> Check:
     return Check(
         name="gateway", subject=Subject.USER, outcome=Outcome.UNPROVEN, seen="the plan names no request to make"
     )
-
-
-def _json(answer: httpx.Response) -> dict[str, str]:
-    try:
-        found = answer.json()
-    except ValueError:
-        return {}
-    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
-
-
-def _words(error: httpx.HTTPError) -> str:
-    if isinstance(error, httpx.HTTPStatusError):
-        return f"login gave status {error.response.status_code}"
-    return f"{type(error).__name__}: {error}"

@@ -37,13 +37,16 @@ def tls_of(issued: Issued, directory: Path) -> ssl.SSLContext:
     return context
 
 
-def answering(reply: Callable[[str, str, bytes], tuple[int, bytes]]) -> type[BaseHTTPRequestHandler]:
-    """Give a handler that answers what ``reply`` gives for method, path and body."""
+Reply = Callable[[str, str, bytes, dict[str, str]], tuple[int, bytes]]
+
+
+def answering(reply: Reply) -> type[BaseHTTPRequestHandler]:
+    """Give a handler that answers what ``reply`` gives for method, path, body and headers (names in lower case)."""
 
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            status, text = reply(self.command, self.path, body)
+            status, text = reply(self.command, self.path, body, {k.lower(): v for k, v in self.headers.items()})
             self.send_response(status)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(text)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import socket
 import sys
 import tempfile
@@ -139,7 +141,7 @@ def test_the_backup_is_scheduled_as_often_as_the_plan_needs(api: Api, sandbox: S
 def test_what_people_need_is_offered_and_retention_is_applied_by_schedule(api: Api) -> None:
     offered = {str(one["name"]): one for one in api.post("/deployments/filter", {})}
     by_hand = {f"recover-{one}" for one in ("database", "redis", "configuration")}
-    by_clock = {"back-up-database", "back-up-redis", "back-up-configuration", "prune-backups"}
+    by_clock = {"back-up-database", "back-up-redis", "back-up-configuration", "prune-backups", "validate"}
     by_hand |= {"restore-table", "verify-database-backup", "drill-database", "drill-redis"}
     assert set(offered) == by_hand | by_clock
     for name, deployment in offered.items():
@@ -169,6 +171,32 @@ def test_configuration_is_brought_back_and_a_table_restored_through_the_api(
     for name in ("verify-database-backup", "prune-backups"):
         _, state, message = api.run(name)
         assert state == "COMPLETED", message
+
+
+def test_the_checklist_is_a_table_and_what_failed_is_a_failed_run(api: Api, sandbox: Sandbox) -> None:
+    for name in ("back-up-configuration", "back-up-database", "back-up-redis"):
+        _, state, message = api.run(name)
+        assert state == "COMPLETED", message
+    run, state, message = api.run("validate")
+    assert state == "COMPLETED", message
+    assert {one["outcome"] for one in checklist_of(api, run)} == {"passed", "unproven"}
+    sets = sandbox.directory / "backups"
+    sets.rename(sandbox.directory / "moved")
+    try:
+        run, state, message = api.run("validate")
+    finally:
+        shutil.rmtree(sets, ignore_errors=True)
+        (sandbox.directory / "moved").rename(sets)
+    assert (state, "Backups running" in message) == ("FAILED", True)
+    assert [one["item"] for one in checklist_of(api, run) if one["outcome"] == "failed"] == ["Backups running"]
+
+
+def checklist_of(api: Api, run: str) -> list[dict[str, str]]:
+    (artifact,) = api.post("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
+    assert (artifact["key"], artifact["type"]) == ("checklist", "table")
+    rows: list[dict[str, str]] = json.loads(str(artifact["data"]))
+    assert len(rows) == 12
+    return rows
 
 
 def test_a_recovery_through_the_api_is_the_same_run(api: Api, sandbox: Sandbox, home: Path) -> None:

@@ -17,7 +17,7 @@ from tasks.sandbox_certificate import Authority
 from tests.web import answering, serving, tls_of
 
 SHORT = timedelta(seconds=0.5)
-WELL = answering(lambda method, path, body: (200, b'{"status": "ok"}'))
+WELL = answering(lambda method, path, body, headers: (200, b'{"status": "ok"}'))
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_a_name_that_is_not_known_is_unreachable() -> None:
     ("status", "answer"), [(500, Answer.SERVER_ERROR), (503, Answer.SERVER_ERROR), (404, Answer.OTHER_STATUS)]
 )
 def test_an_error_of_the_server_is_not_another_status(status: int, answer: Answer) -> None:
-    with serving(answering(lambda method, path, body: (status, b"the database\nis away"))) as port:
+    with serving(answering(lambda method, path, body, headers: (status, b"the database\nis away"))) as port:
         seen = probe(f"http://127.0.0.1:{port}/")
     assert (seen.answer, seen.detail) == (answer, f"status {status}: the database is away")
 
@@ -148,13 +148,13 @@ def test_a_ca_that_is_no_certificate_is_refused_beforehand(tmp_path: Path) -> No
 
 def test_it_is_asked_again_until_it_is_well() -> None:
     answers = iter([503, 503, 200])
-    with serving(answering(lambda method, path, body: (next(answers), b""))) as port:
+    with serving(answering(lambda method, path, body, headers: (next(answers), b""))) as port:
         seen = probe_until(f"http://127.0.0.1:{port}/", timedelta(seconds=20))
     assert (seen.answer, seen.attempts) == (Answer.WELL, 3)
 
 
 def test_at_the_deadline_the_last_answer_is_given() -> None:
-    with serving(answering(lambda method, path, body: (503, b""))) as port:
+    with serving(answering(lambda method, path, body, headers: (503, b""))) as port:
         seen = probe_until(f"http://127.0.0.1:{port}/", SHORT)
     assert seen.answer is Answer.SERVER_ERROR
     assert seen.attempts > 1

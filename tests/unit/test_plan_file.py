@@ -234,7 +234,7 @@ def test_the_checklist_and_what_comes_after(plan: Plan) -> None:
         "SSL certificates valid",
     ]
     assert len({item.check for item in plan.checklist}) == 12
-    assert plan.post_recovery == (
+    assert tuple(one.action for one in plan.post_recovery) == (
         "Document incident timeline",
         "Update runbooks if needed",
         "Conduct post-mortem",

@@ -156,6 +156,21 @@ BROKEN = {
         "checklist[12].item",
         "is there twice",
     ),
+    "request after a later one": (
+        put("platform", "gateway", "requests", 1, "after", to=["read it back"]),
+        "platform.gateway.requests[1].after[0]",
+        "comes after 'read it back', which is not before it",
+    ),
+    "request twice": (
+        put("platform", "gateway", "requests", 2, "name", to="health"),
+        "platform.gateway.requests[2].name",
+        "is there twice",
+    ),
+    "action of nobody": (
+        put("post_recovery", 2, "owner", to="Somebody"),
+        "post_recovery[2].owner",
+        "no contact has the role Somebody",
+    ),
     "level left out": (put("escalation", 3, "level", to=5), "escalation[3].level", "level 5 where level 4 is due"),
     "levels at one time": (put("escalation", 2, "after", to="15m"), "escalation[2].after", "no later than"),
     "drill of nothing": (put("drills", 0, "scenario", to="flood"), "drills[0].scenario", "unknown scenario flood"),
