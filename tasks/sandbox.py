@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import secrets as tokens
 import shutil
@@ -17,7 +18,8 @@ from recoup.places import state_home
 from recoup.plan import ComposeSite, ProcessSite, WalPolicy
 from recoup.stacks import proctable
 from tasks import sandbox_process
-from tasks.sandbox_plan import write_plan
+from tasks.sandbox_certificate import Authority
+from tasks.sandbox_plan import CA, write_plan
 
 Kind = Literal["process", "compose"]
 _ATTEMPTS = 3
@@ -115,6 +117,7 @@ def _create(
     try:
         if kind == "process":
             _write_secrets(directory / "secrets")
+            _write_certificate(directory)
             url = sandbox_process.bring_up(
                 directory, identity, state, progress, receiver=receiver, standby=standby, redis_replica=redis_replica
             )
@@ -181,8 +184,21 @@ def _write_secrets(place: Path) -> None:
     place.mkdir(mode=0o700)
     values = {name: tokens.token_hex(16) for name in ("db_password", "redis_password", "jwt_secret", "smoke_password")}
     for name, value in {**values, "smoke_user": "smoke"}.items():
-        with open(os.open(place / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            file.write(value)
+        _write_private(place / name, value)
+
+
+def _write_certificate(directory: Path) -> None:
+    """Write the sandbox's CA, which its plan trusts, and the gateway's certificate with its key, base64 of PEM."""
+    authority = Authority.make(f"recoup sandbox {directory.name}")
+    (directory / CA).write_bytes(authority.pem)
+    issued = authority.issue("127.0.0.1", "localhost")
+    together = base64.b64encode(issued.certificate + issued.key)
+    _write_private(directory / "secrets" / "tls_pem", together.decode("ascii"))
+
+
+def _write_private(place: Path, value: str) -> None:
+    with open(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(value)
 
 
 def _enterable(directory: Path) -> None:

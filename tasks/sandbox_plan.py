@@ -31,6 +31,7 @@ from tasks.sandbox_process import (
     wal_directory,
 )
 
+CA = "ca.pem"
 _PLAN = Path(__file__).resolve().parent.parent / "infra" / "plan.yaml"
 _NODES = {"neo-n3": "neo-n3-rpc", "evm": "neo-x-rpc"}
 
@@ -53,6 +54,7 @@ def write_plan(
     login = gateway.login and gateway.login.model_copy(
         update={"username": _secret(directory, "smoke_user"), "password": _secret(directory, "smoke_password")}
     )
+    ca = directory / CA if url.startswith("https:") else None
     platform = plan.platform.model_copy(
         update={
             "name": f"sandbox-{identity}",
@@ -62,7 +64,7 @@ def write_plan(
             "repository": directory / "backups",
             "copies": (),
             "scratch": directory / "scratch",
-            "gateway": gateway.model_copy(update={"url": url, "port": HTTP_PORT, "login": login}),
+            "gateway": gateway.model_copy(update={"url": url, "port": HTTP_PORT, "login": login, "ca": ca}),
         }
     )
     moved = plan.model_copy(update={"platform": platform})

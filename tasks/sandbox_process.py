@@ -26,6 +26,7 @@ DEADLINE = timedelta(seconds=60)
 DATABASE = "neo_service_layer"
 DATABASE_USER = "neo"
 HTTP_PORT = 8080
+GATEWAY = "api-gateway"
 RECEIVER = "wal-receiver"
 STANDBY, STANDBY_PORT = "postgres-standby", 5433
 REDIS_REPLICA = "redis-replica"
@@ -37,8 +38,11 @@ _APPLICATIONS = {
     "accounts-service": ("accounts", ("postgres",)),
     "neo-n3-rpc": ("rpc-n3", ()),
     "neo-x-rpc": ("rpc-x", ()),
-    "api-gateway": ("gateway", ("redis", "records-service", "accounts-service")),
+    GATEWAY: ("gateway", ("redis", "records-service", "accounts-service")),
 }
+
+
+_SECRETS = ("db_password", "redis_password", "jwt_secret", "smoke_user", "smoke_password")
 
 
 class PortLost(RecoveryError):
@@ -56,6 +60,7 @@ class _Ports:
     standby: int
     redis: int
     redis_replica: int
+    door: int
     applications: dict[str, int]
 
 
@@ -71,6 +76,8 @@ def bring_up(
 ) -> str:
     """Start every service of a new sandbox in ``directory`` and give the gateway's URL once its health is good.
 
+    Users come in with TLS, by ``secrets/tls_pem``; the gateway's port of the stack itself is plain.
+
     Raises RecoveryError, with the last log lines of the service that failed, and PortLost when it is worth a new try.
     """
     if unprivileged() and not open_to_all(directory):
@@ -78,17 +85,18 @@ def bring_up(
             f"PostgreSQL runs as the user {unprivileged()}, who cannot enter the sandbox's directory {directory}",
             next_step="set RECOUP_STATE to a directory that every user can enter",
         )
-    spec = _specification(directory, identity, state, receiver, standby, redis_replica)
+    ports = _free_ports()
+    spec = _specification(directory, identity, state, ports, receiver, standby, redis_replica)
     (directory / "stack.json").write_text(spec.model_dump_json(indent=2), encoding="utf-8")
     stack = ProcessStack.open(directory)
     progress(f"starting {', '.join(stack.names)}")
     # All at once: the applications answer 503 until what they need is there.
     with ThreadPoolExecutor(max_workers=len(stack.names)) as pool:
         list(pool.map(stack.start, stack.names))
-    _, port = stack.endpoint("api-gateway", HTTP_PORT)
+    _, port = stack.endpoint(GATEWAY, HTTP_PORT)
     progress("waiting until the gateway answers")
     _wait(stack, port)
-    return f"http://127.0.0.1:{port}"
+    return f"https://127.0.0.1:{ports.door}"
 
 
 def tear_down(directory: Path, identity: str) -> None:
@@ -107,13 +115,18 @@ def tear_down(directory: Path, identity: str) -> None:
 
 
 def _specification(
-    directory: Path, identity: str, state: Path, receiver: bool, standby: bool, redis_replica: bool
+    directory: Path,
+    identity: str,
+    state: Path,
+    ports: _Ports,
+    receiver: bool,
+    standby: bool,
+    redis_replica: bool,
 ) -> StackSpec:
     secrets = directory / "secrets"
     homes = directory / "services"
     programs = postgres_programs(state)
     user = unprivileged()
-    ports = _free_ports()
     sockets = homes / "postgres" / "socket"
     if len(os.fsencode(sockets)) > _SOCKET_PATH_MAX:
         sockets = _short_socket_place(identity)
@@ -248,6 +261,7 @@ def _application(name: str, home: Path, secrets: Path, ports: _Ports, standby: b
             "DB_USER": DATABASE_USER,
             "REDIS_HOST": "127.0.0.1",
             "REDIS_PORT": str(ports.redis),
+            "TLS_PORT": str(ports.door),
             "RECORDS_URL": url["records-service"],
             "ACCOUNTS_URL": url["accounts-service"],
             "NEO_N3_RPC_URL": url["neo-n3-rpc"],
@@ -255,7 +269,7 @@ def _application(name: str, home: Path, secrets: Path, ports: _Ports, standby: b
         },
         secrets={
             variable.upper(): f"file:{secrets / variable}"
-            for variable in ("db_password", "redis_password", "jwt_secret", "smoke_user", "smoke_password")
+            for variable in (*_SECRETS, *(("tls_pem",) if name == GATEWAY else ()))
         },
         port=HTTP_PORT,
         listens=ports.applications[name],
@@ -295,9 +309,9 @@ def _failure(stack: ProcessStack, state: ServiceState) -> RecoveryError:
 
 
 def _free_ports() -> _Ports:
-    numbers = iter(_free(4 + len(_APPLICATIONS)))
-    postgres, standby, redis, replica = (next(numbers) for _ in range(4))
-    return _Ports(postgres, standby, redis, replica, {name: next(numbers) for name in _APPLICATIONS})
+    numbers = iter(_free(5 + len(_APPLICATIONS)))
+    postgres, standby, redis, replica, door = (next(numbers) for _ in range(5))
+    return _Ports(postgres, standby, redis, replica, door, {name: next(numbers) for name in _APPLICATIONS})
 
 
 def _free(count: int) -> list[int]:

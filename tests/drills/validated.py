@@ -128,15 +128,16 @@ def behind_a_front(sandbox: Sandbox) -> Iterator[Validated]:
     plan = load_plan(sandbox.plan)
     directory = sandbox.directory
     stack = _with_mailer(directory)
-    front, node, prometheus = Front(Door.of(plan, stack).url), Node(), Prometheus()
+    host, inner = stack.endpoint("api-gateway", 8080)
+    front, node, prometheus = Front(f"http://{host}:{inner}"), Node(), Prometheus()
     authority = Authority.make("the tests' own")
-    (directory / "ca.pem").write_bytes(authority.pem)
+    (directory / "front-ca.pem").write_bytes(authority.pem)
     tls = tls_of(authority.issue("127.0.0.1"), directory)
     with ExitStack() as opened:
         door = f"https://127.0.0.1:{opened.enter_context(serving(answering(front.answer), tls))}"
         chain = f"http://127.0.0.1:{opened.enter_context(serving(answering(node.answer)))}"
         watcher = f"http://127.0.0.1:{opened.enter_context(serving(answering(prometheus.answer)))}"
-        gateway = plan.platform.gateway.model_copy(update={"url": door, "ca": directory / "ca.pem"})
+        gateway = plan.platform.gateway.model_copy(update={"url": door, "ca": directory / "front-ca.pem"})
         own = {"gateway": gateway, "address": door, "monitoring": Monitoring(prometheus=watcher)}
         components = dict(plan.components)
         for name, one in components.items():

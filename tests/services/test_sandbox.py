@@ -25,6 +25,7 @@ from recoup.secrets import resolve
 from recoup.stacks import open_stack, proctable
 from recoup.stacks.process import ProcessStack
 from tasks import embedded, sandbox_process
+from tasks.health import trusting
 from tasks.sandbox import Sandbox, create, destroy, sweep
 from tests.stack_behaviour import POSTGRES, SOON, eventually, ready, sql
 
@@ -59,7 +60,8 @@ def test_it_answers_as_soon_as_it_is_made_and_its_plan_is_its_own(sandbox: Sandb
     assert sandbox.id in stack.fingerprint
     assert plan.platform.gateway.url
     token = login(plan.platform.gateway.url, sandbox)
-    assert get(f"{plan.platform.gateway.url}/api/v1/records?prefix=seed-1", token)
+    assert get(f"{plan.platform.gateway.url}/api/v1/records?prefix=seed-1", token, sandbox)
+    assert plan.platform.gateway.ca == sandbox.directory / "ca.pem"
     inside = [plan.platform.state, plan.platform.repository]
     login_of = plan.platform.gateway.login
     assert login_of is not None
@@ -77,13 +79,14 @@ def test_nothing_in_its_plan_leads_out_of_this_machine(sandbox: Sandbox) -> None
     urls = [endpoint.url for chain in chains for endpoint in chain.endpoints]
     urls += [url for url in (plan.platform.address, plan.platform.gateway.url) if url]
     assert len(urls) >= 4
-    assert [url for url in urls if not url.startswith("http://127.0.0.1:")] == []
+    assert [url for url in urls if not url.startswith(("http://127.0.0.1:", "https://127.0.0.1:"))] == []
 
 
 def test_its_secrets_are_private_and_stand_in_no_argument_list(sandbox: Sandbox) -> None:
     place = sandbox.directory / "secrets"
     assert stat.S_IMODE(place.stat().st_mode) == 0o700
-    names = {"db_password", "redis_password", "jwt_secret", "smoke_user", "smoke_password", "configuration_identity"}
+    names = {"db_password", "redis_password", "jwt_secret", "smoke_user", "smoke_password", "tls_pem"}
+    names.add("configuration_identity")
     assert {file.name for file in place.iterdir()} == names
     values = []
     for file in place.iterdir():
@@ -340,13 +343,13 @@ def login(url: str, sandbox: Sandbox) -> str:
     request = urllib.request.Request(
         f"{url}/api/v1/login", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=10, context=trusting(sandbox.directory / "ca.pem")) as answer:
         return str(json.load(answer)["token"])
 
 
-def get(url: str, token: str) -> object:
+def get(url: str, token: str, sandbox: Sandbox) -> object:
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=10, context=trusting(sandbox.directory / "ca.pem")) as answer:
         return json.load(answer)
 
 

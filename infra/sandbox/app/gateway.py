@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from app.door import door
 from app.service import Unavailable, application, json_object
 from app.settings import PATIENCE, Settings
 
@@ -40,7 +41,8 @@ def build(settings: Settings) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        yield
+        async with door(settings):
+            yield
         await web.aclose()
         await cache.aclose()
 

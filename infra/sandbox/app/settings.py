@@ -30,6 +30,8 @@ class Settings:
     jwt_secret: str = field(repr=False)
     smoke_user: str
     smoke_password: str = field(repr=False)
+    tls_port: int
+    tls_pem: str = field(repr=False)
 
     @classmethod
     def from_environment(cls) -> Settings:
@@ -52,4 +54,6 @@ class Settings:
             jwt_secret=env.get("JWT_SECRET", ""),
             smoke_user=env.get("SMOKE_USER", "smoke"),
             smoke_password=env.get("SMOKE_PASSWORD", ""),
+            tls_port=int(env.get("TLS_PORT", "8443")),
+            tls_pem=env.get("TLS_PEM", ""),
         )
