@@ -85,11 +85,15 @@ def open_screen(json: bool) -> Watcher:
 
 
 class JsonScreen(_Guarded, Silent):
-    """Prints the finished record as one JSON line on standard output, and nothing else."""
+    """Prints the finished record as one JSON line on standard output, and nothing else.
+
+    A run that handed over is not the end: the record of the one that it handed over to is printed.
+    """
 
     @_never_raise
     def end(self, record: RecoveryRecord) -> None:
-        print(record.model_dump_json(), flush=True)
+        if not record.handed_to:
+            print(record.model_dump_json(), flush=True)
 
 
 class PlainScreen(_Guarded):

@@ -52,8 +52,8 @@ class Seen(Frozen):
         return f"{self.component}: {self.ailment}" + (f" ({self.seen})" if self.seen else "")
 
 
-def ailment(state: ServiceState, answer: Answer) -> Ailment:
-    """Say what is wrong with a service, by what its stack says and how it answered.
+def ailment(state: ServiceState, answer: Answer, *, young: bool = False) -> Ailment:
+    """Say what is wrong with a service, by what its stack says and how it answered; ``young``: just started.
 
     Its own answer counts for more than the stack's word, which may be seconds old.
     """
@@ -63,7 +63,7 @@ def ailment(state: ServiceState, answer: Answer) -> Ailment:
         return Ailment.STOPPED if state.stopped else Ailment.DOWN
     if answer is Answer.WELL:
         return Ailment.WELL
-    if state.restarts >= LOOP_RESTARTS and state.health is not Health.HEALTHY and answer is not Answer.NOT_ASKED:
+    if young and state.restarts >= LOOP_RESTARTS and answer is not Answer.NOT_ASKED:
         return Ailment.LOOPING
     if answer is Answer.SILENT:
         return Ailment.HANGING
@@ -105,3 +105,10 @@ def causes_of(depends_on: Mapping[str, tuple[str, ...]], ill: Collection[str], n
     """Give the causes that an ill component rests on; none when it is one itself."""
     first = waves(depends_on, ill)[0] if ill else ()
     return tuple(one for one in first if one in rests_on(depends_on, name))
+
+
+def free_of(
+    depends_on: Mapping[str, tuple[str, ...]], names: Collection[str], others: Collection[str]
+) -> tuple[str, ...]:
+    """Give those that neither are among the others nor rest on one of them."""
+    return tuple(one for one in names if one not in others and rests_on(depends_on, one).isdisjoint(others))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from recoup.causes import Ailment, Answer, Seen, ailment, causes_of, rests_on, waves
+from recoup.causes import Ailment, Answer, Seen, ailment, causes_of, free_of, rests_on, waves
 from recoup.stacks import Health, ServiceState
 
 DEPENDS_ON = {
@@ -48,6 +48,12 @@ def test_what_a_component_rests_on_is_followed_all_the_way_down() -> None:
     assert rests_on(DEPENDS_ON, "postgres") == frozenset()
 
 
+def test_what_rests_on_a_store_that_is_recovered_elsewhere_is_left_until_then() -> None:
+    assert free_of(DEPENDS_ON, ("records", "redis", "gateway", "reports"), {"postgres"}) == ("redis", "reports")
+    assert free_of(DEPENDS_ON, ("postgres",), {"postgres"}) == ()
+    assert free_of(DEPENDS_ON, ("gateway", "reports"), set()) == ("gateway", "reports")
+
+
 def test_a_circle_ends_all_the_same() -> None:
     assert waves({"a": ("b",), "b": ("a",)}, ("a", "b")) == (("a", "b"),)
 
@@ -71,8 +77,7 @@ def down(code: int | None, *, looping: bool = False, stopped: bool = False) -> S
         (up(), Answer.UNWELL, Ailment.UNHEALTHY),
         (up(), Answer.REFUSED, Ailment.REFUSING),
         (up(Health.STARTING), Answer.REFUSED, Ailment.STARTING),
-        (up(Health.STARTING, restarts=5), Answer.REFUSED, Ailment.LOOPING),
-        # It was restarted last week and has been well since.
+        # It was restarted last week, and is unwell only now.
         (up(restarts=5), Answer.UNWELL, Ailment.UNHEALTHY),
         (up(Health.UNHEALTHY), Answer.NOT_ASKED, Ailment.UNHEALTHY),
         (up(Health.NONE), Answer.NOT_ASKED, Ailment.WELL),
@@ -83,6 +88,13 @@ def down(code: int | None, *, looping: bool = False, stopped: bool = False) -> S
 )
 def test_what_is_wrong_is_told_from_state_and_answer(state: ServiceState, answer: Answer, expected: Ailment) -> None:
     assert ailment(state, answer) is expected
+
+
+def test_one_that_is_brought_back_again_and_again_is_young_each_time() -> None:
+    state = up(Health.STARTING, restarts=5)
+    assert ailment(state, Answer.REFUSED, young=True) is Ailment.LOOPING
+    assert ailment(state, Answer.WELL, young=True) is Ailment.WELL
+    assert ailment(up(Health.STARTING), Answer.REFUSED, young=True) is Ailment.STARTING
 
 
 def test_what_was_stopped_on_purpose_is_not_ill() -> None:
