@@ -209,7 +209,7 @@ class LiveScreen(_Guarded):
 
 def summary(record: RecoveryRecord) -> Iterator[tuple[str, str, str]]:
     """Give the figures of a run line by line: what, text, and the word that colours it."""
-    if not record.beside:
+    if record.claims:
         standing = rto_standing(record)
         yield "RTO", f"{human(record.clock.rto)} of at most {human(record.rto_objective)}: {standing}", standing
         yield "", ", ".join(f"{phase.name} {human(phase.took)}" for phase in phases(record.clock)), ""

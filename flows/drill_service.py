@@ -12,6 +12,7 @@ from pydantic import Field
 from flows.backup import run_backup
 from flows.drill import WRITES_BEFORE, StackKind, note_lost
 from flows.procedure import Run, current_watcher
+from flows.redis_store import run_redis_backup
 from flows.service import ServiceRecovery, run_service_recovery
 from recoup.places import drill_ledger
 from recoup.plan import Plan, load_plan
@@ -42,9 +43,9 @@ def drill_service(request: ServiceDrill) -> RecoveryRecord:
 
 def _drill(plan: Plan, path: Path, sandbox: str, request: ServiceDrill, clean: ExitStack) -> RecoveryRecord:
     tell, stack = current_watcher().note, open_stack(plan)
-    if request.fault is ServiceFault.DEPENDENCY_DOWN:
-        # Without a set nothing would tell that the data of a restarted database are those of before.
-        run_backup(plan, stack, verify=False)
+    # Without a set nothing would tell that the data of a database that was restarted are those of before.
+    run_backup(plan, stack, verify=False)
+    run_redis_backup(plan, stack)
     if request.known:
         note_healthy(plan, stack)
     canary = Canary(plan, stack, f"canary-{uuid4().hex[:8]}")

@@ -21,7 +21,7 @@ from recoup.plan import Plan, PostgresComponent, RedisComponent, ServiceComponen
 from recoup.records import Outcome, RecoveryRecord
 from tasks.service_data import check_stores
 from tasks.service_logs import keep_logs
-from tasks.service_look import Identified, asked_for, check_services, depends_on, diagnose_services, running
+from tasks.service_look import Identified, asked_for, check_services, depends_on, diagnose_services, is_store, running
 from tasks.service_treatment import Treated, redeploy_service, restart_service, roll_back_service
 from tasks.smoke import check_as_user
 
@@ -103,29 +103,32 @@ def _procedure(run: Run, named: tuple[str, ...], over: HandOver) -> None:
     anew = run.steps.done_before(keep_logs) is None
     # 1 identify the failed services: state, restart loop, hang, an unhealthy dependency; the cause is what is handled
     found = step("Identify the failed services", diagnose_services, plan, run.stack, running(plan), fresh=anew)
-    run.failed = ill = failed_of(plan, found, named)
+    in_order = waves(rests, failed_of(plan, found, named))
+    run.failed = ill = tuple(name for wave in in_order for name in wave)
     elsewhere = {*left_stopped(found, named), *_stores_of_others(run, found, ill, over)}
     # 2 keep their logs, before anything is restarted
     services = tuple(plan.service(name) for name in ill)
     run.logs = step("Keep their logs", keep_logs, plan, run.stack, services, _evidence(run)).logs
     lost: list[Treated] = []
-    for number, wave in enumerate(waves(rests, ill)):
+    for number, wave in enumerate(in_order):
         # 3 restart in dependency order, independent ones at the same time
-        failing = _at_once(run, "Restart", restart_service, free_of(rests, wave, elsewhere), number > 0)
+        todo = tuple(found.of(name) for name in free_of(rests, wave, elsewhere))
+        # 3 restart in dependency order, independent ones at the same time
+        failing = _at_once(run, "Restart", restart_service, todo, number > 0)
         elsewhere |= _stores_without_data(run, failing, over)
         # 4 what still fails is redeployed, alone
-        failing = _at_once(run, "Redeploy", redeploy_service, _names(failing, without=elsewhere))
+        failing = _at_once(run, "Redeploy", redeploy_service, _ill(failing, without=elsewhere))
         # 5 still failing: back to the last image that was healthy, where the plan allows
-        allowed = tuple(name for name in _names(failing) if _may_roll_back(plan, name))
-        failing = (*_except(failing, allowed), *_at_once(run, "Roll back", roll_back_service, allowed))
+        failing = _roll_back(run, failing)
         lost += failing
-        elsewhere |= set(_names(failing))
-    _require_back(run, found, ill, lost, left_stopped(found, named))
+        elsewhere |= {one.after.component for one in failing}
+    _require_back(run, found, lost, left_stopped(found, named))
     if over.procedure:
         return
     # 6 each service by its own health, what the stores hold, and the platform through the gateway
-    wanted = tuple(name for name in (*(named or running(plan)), *ill) if name not in left_stopped(found, named))
-    health = step("Check the services", check_services, plan, run.stack, tuple(dict.fromkeys(wanted)), fresh=True)
+    wanted = tuple(dict.fromkeys((*(named or running(plan)), *ill)))
+    services = tuple(one for one in wanted if one not in left_stopped(found, named) and not is_store(plan, one))
+    health = step("Check the services", check_services, plan, run.stack, services, fresh=True)
     stores = step("Look at what the stores hold", check_stores, plan, run.stack, run.began, fresh=True)
     user = step("Check as a user, through the gateway", check_as_user, plan, run.stack, USER_DEADLINE, fresh=True)
     run.checks.extend((*health.checks, *stores.checks, *user.checks))
@@ -189,21 +192,25 @@ def _hand(run: Run, over: HandOver, component: str, procedure: str, seen: str) -
 
 
 def _at_once(
-    run: Run, verb: str, task: Task[..., Treated], names: tuple[str, ...], *more: object
+    run: Run, verb: str, task: Task[..., Treated], services: tuple[Seen, ...], *more: object
 ) -> tuple[Treated, ...]:
     """Do the same to several services at the same time and give those that are still not well."""
-    steps = [(f"{verb} {name}", f"{task.name}-{name}", (run.job.plan, run.stack, name, *more)) for name in names]
+    args = run.job.plan, run.stack
+    steps = [(f"{verb} {one.component}", f"{task.name}-{one.component}", (*args, one, *more)) for one in services]
     done = run.steps.at_once(task, steps)
     run.state_left = "; ".join(filter(None, (run.state_left, *(one.left for one in done))))
     return tuple(one for one in done if one.after.ailment is not Ailment.WELL)
 
 
-def _names(treated: tuple[Treated, ...], without: Collection[str] = ()) -> tuple[str, ...]:
-    return tuple(one.after.component for one in treated if one.after.component not in without)
+def _roll_back(run: Run, failing: tuple[Treated, ...]) -> tuple[Treated, ...]:
+    may = {one.after.component for one in failing if _may_roll_back(run.job.plan, one.after.component)}
+    rest = tuple(one for one in failing if one.after.component not in may)
+    allowed = _ill(failing, without={one.after.component for one in rest})
+    return (*rest, *_at_once(run, "Roll back", roll_back_service, allowed))
 
 
-def _except(treated: tuple[Treated, ...], names: tuple[str, ...]) -> tuple[Treated, ...]:
-    return tuple(one for one in treated if one.after.component not in names)
+def _ill(treated: tuple[Treated, ...], without: Collection[str]) -> tuple[Seen, ...]:
+    return tuple(one.after for one in treated if one.after.component not in without)
 
 
 def _may_roll_back(plan: Plan, name: str) -> bool:
@@ -211,23 +218,20 @@ def _may_roll_back(plan: Plan, name: str) -> bool:
     return isinstance(component, ServiceComponent) and component.roll_back
 
 
-def _require_back(
-    run: Run, found: Identified, ill: tuple[str, ...], lost: list[Treated], stopped: frozenset[str]
-) -> None:
+def _require_back(run: Run, found: Identified, lost: list[Treated], stopped: frozenset[str]) -> None:
     """Raise RecoveryError for what did not come back, and for what rests on a service that somebody stopped."""
     plan = run.job.plan
-    left = "; ".join(filter(None, (run.state_left, *(_left(plan, one) for one in lost))))
+    left = "; ".join(filter(None, (run.state_left, *(_left(plan, one) for one in lost if not one.left))))
     if lost:
-        names = " ".join(f"--service {name}" for name in _names(tuple(lost)))
+        names = " ".join(f"--service {one.after.component}" for one in lost)
         raise RecoveryError(
             "; ".join(f"{one.after} ({one.done})" for one in lost),
             state=f"{left}; their logs from before are in {_evidence(run)}; no data was touched",
             next_step=f"correct the image or configuration, then: recoup recover service {names}",
         )
     rests, gateway = depends_on(plan), plan.platform.gateway.component
-    missing = [
-        one for one in stopped if one == gateway or any(one in rests_on(rests, name) for name in (*ill, gateway))
-    ]
+    needed = {gateway, *(one for name in (*run.failed, gateway) for one in rests_on(rests, name))}
+    missing = [one for one in stopped if one in needed]
     if missing and not run.handed_to:
         raise RecoveryError(
             "; ".join(str(found.of(name)) for name in missing),
@@ -238,7 +242,7 @@ def _require_back(
 
 def _left(plan: Plan, one: Treated) -> str:
     allowed = "" if _may_roll_back(plan, one.after.component) else ", which the plan does not let be rolled back"
-    return f"{one.after.service} has the image its definition names{allowed}" if not one.left else one.left
+    return f"{one.after.service} has the image its definition names{allowed}"
 
 
 def _evidence(run: Run) -> Path:

@@ -29,7 +29,8 @@ class LogsKept(Frozen):
     logs: tuple[KeptLog, ...]
 
     def __str__(self) -> str:
-        return ", ".join(f"{one.service}: {one.file}" for one in self.logs) or "nothing to keep"
+        places = dict.fromkeys(str(Path(one.file).parent) for one in self.logs)
+        return f"{', '.join(one.service for one in self.logs)} in {', '.join(places)}" if places else "nothing to keep"
 
 
 @step(timeout=timedelta(minutes=10), retries=1)

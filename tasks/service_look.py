@@ -16,7 +16,7 @@ from recoup.causes import Ailment, Answer, Seen, ailment, waves
 from recoup.errors import PreconditionError, RecoveryError, first_line
 from recoup.plan import Component, Plan, PostgresComponent, RedisComponent, ServiceComponent, service_of
 from recoup.records import Check, Frozen, Outcome, Subject, now
-from recoup.stacks import Stack
+from recoup.stacks import Health, Stack
 from tasks import postgres_diagnosis, redis_state
 from tasks.postgres import Condition as DatabaseCondition
 from tasks.postgres import Server
@@ -26,6 +26,7 @@ from tasks.step import note, step
 
 # Longer than a service may wait for a database that does not answer before it says that it is not well.
 ANSWER = timedelta(seconds=5)
+CONNECT = timedelta(seconds=2)
 YOUNG = timedelta(seconds=30)
 STARTING = timedelta(seconds=60)
 RECOVERING = timedelta(seconds=15)
@@ -111,6 +112,10 @@ def running(plan: Plan) -> tuple[str, ...]:
     return tuple(name for name, component in plan.components.items() if service_of(component))
 
 
+def is_store(plan: Plan, name: str) -> bool:
+    return isinstance(plan.component(name), PostgresComponent | RedisComponent)
+
+
 def look_at(plan: Plan, stack: Stack, name: str) -> Seen:
     """Say how one component is that runs as a service; changes nothing. Of a pair of databases, the one in charge."""
     component = plan.component(name)
@@ -192,8 +197,8 @@ def _look(stack: Stack, name: str, service: str, component: Component) -> Seen:
     answer, said = Answer.NOT_ASKED, ""
     if state.running and isinstance(component, ServiceComponent) and component.port and component.health:
         answer, said = _ask(stack, service, component.port, component.health)
-        if answer is Answer.SILENT:
-            # Once may be a machine that is busy; it is restarted for the second time only.
+        if answer is Answer.SILENT and state.health in (Health.HEALTHY, Health.NONE):
+            # Once may be a machine that is busy; it has to be silent twice, where its stack has not seen it so itself.
             answer, said = _ask(stack, service, component.port, component.health)
     young = state.started is not None and now() - state.started < YOUNG
     found = ailment(state, answer, young=young)
@@ -212,11 +217,16 @@ def _ask(stack: Stack, service: str, port: int, path: str) -> tuple[Answer, str]
 async def _get(url: str) -> tuple[Answer, str]:
     try:
         # All of it, headers and body, has to come in time: httpx counts each read by itself.
-        async with asyncio.timeout(ANSWER.total_seconds()), httpx.AsyncClient(timeout=None, trust_env=False) as client:
+        patience = httpx.Timeout(None, connect=CONNECT.total_seconds())
+        async with (
+            asyncio.timeout(ANSWER.total_seconds()),
+            httpx.AsyncClient(timeout=patience, trust_env=False) as client,
+        ):
             got = await client.get(url)
     except TimeoutError:
         return Answer.SILENT, f"no answer within {ANSWER.total_seconds():.0f} s"
-    except httpx.ConnectError as error:
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        # The address of a container that has just ended takes a connection no more than it refuses it.
         return Answer.REFUSED, first_line(error)
     except httpx.HTTPError as error:
         return Answer.UNWELL, f"{type(error).__name__}: {first_line(error)}"

@@ -11,7 +11,7 @@ from recoup.plan import Plan, RedisComponent
 from recoup.records import Frozen
 from recoup.stacks import Stack
 from tasks.images import healthy_image, short
-from tasks.service_look import look_at, settled
+from tasks.service_look import settled
 from tasks.step import note, step
 
 # How long a service may take to end in good order; one that answers nobody has nothing to put in order.
@@ -32,17 +32,17 @@ class Treated(Frozen):
 
 
 @step(timeout=timedelta(hours=2))
-def restart_service(plan: Plan, stack: Stack, name: str, effect: bool) -> Treated:
-    """Restart a service that is still not well and wait until it is, has ended, or its time is up.
+def restart_service(plan: Plan, stack: Stack, seen: Seen, effect: bool) -> Treated:
+    """Restart a service that was seen not to be well and wait until it is, has ended, or its time is up.
 
     One that rests on what has just been brought back (an ``effect``) is given a moment first. What is well by then is
     not touched, nor is a Redis that is loading its data.
     """
-    before = settled(plan, stack, name, COMING_BACK) if effect else look_at(plan, stack, name)
+    before = settled(plan, stack, seen.component, COMING_BACK) if effect else seen
     if before.ailment is Ailment.WELL:
         return Treated(after=before, done="well again by itself, not restarted")
-    if isinstance(plan.component(name), RedisComponent) and before.ailment is Ailment.STARTING:
-        return Treated(after=settled(plan, stack, name), done="loading its data, waited for")
+    if isinstance(plan.component(seen.component), RedisComponent) and before.ailment is Ailment.STARTING:
+        return Treated(after=settled(plan, stack, seen.component), done="loading its data, waited for")
     note(f"restarting {before.service}")
     grace = GRACE_OF_HANGING if before.ailment is Ailment.HANGING else GRACE
     return Treated(
@@ -51,18 +51,16 @@ def restart_service(plan: Plan, stack: Stack, name: str, effect: bool) -> Treate
 
 
 @step(timeout=timedelta(minutes=20))
-def redeploy_service(plan: Plan, stack: Stack, name: str) -> Treated:
+def redeploy_service(plan: Plan, stack: Stack, before: Seen) -> Treated:
     """Make the service anew from its definition, alone, its data kept, and wait as after a restart."""
-    before = look_at(plan, stack, name)
     note(f"making {before.service} anew from its definition")
     return Treated(after=_after(plan, stack, before, lambda: stack.recreate(before.service)), done="made anew")
 
 
 @step(timeout=timedelta(minutes=20))
-def roll_back_service(plan: Plan, stack: Stack, name: str) -> Treated:
+def roll_back_service(plan: Plan, stack: Stack, before: Seen) -> Treated:
     """Make the service from the last image that was healthy, where one is known and it has another now."""
-    before = look_at(plan, stack, name)
-    known, has = healthy_image(plan, name), stack.image(before.service)
+    known, has = healthy_image(plan, before.component), stack.image(before.service)
     if known is None:
         return Treated(after=before, done="not rolled back, no image of it was ever noted as healthy")
     if known.image == has:
