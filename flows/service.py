@@ -19,6 +19,7 @@ from recoup.errors import RecoveryError
 from recoup.places import ledger_path
 from recoup.plan import Plan, PostgresComponent, RedisComponent, ServiceComponent, load_plan
 from recoup.records import Outcome, RecoveryRecord
+from tasks.images import short
 from tasks.service_data import check_stores
 from tasks.service_logs import keep_logs
 from tasks.service_look import Identified, asked_for, check_services, depends_on, diagnose_services, is_store, running
@@ -221,7 +222,7 @@ def _may_roll_back(plan: Plan, name: str) -> bool:
 def _require_back(run: Run, found: Identified, lost: list[Treated], stopped: frozenset[str]) -> None:
     """Raise RecoveryError for what did not come back, and for what rests on a service that somebody stopped."""
     plan = run.job.plan
-    left = "; ".join(filter(None, (run.state_left, *(_left(plan, one) for one in lost if not one.left))))
+    left = "; ".join(filter(None, (run.state_left, *(_left(run, one) for one in lost if not one.left))))
     if lost:
         names = " ".join(f"--service {one.after.component}" for one in lost)
         raise RecoveryError(
@@ -240,9 +241,10 @@ def _require_back(run: Run, found: Identified, lost: list[Treated], stopped: fro
         )
 
 
-def _left(plan: Plan, one: Treated) -> str:
-    allowed = "" if _may_roll_back(plan, one.after.component) else ", which the plan does not let be rolled back"
-    return f"{one.after.service} has the image its definition names{allowed}"
+def _left(run: Run, one: Treated) -> str:
+    service, may = one.after.service, _may_roll_back(run.job.plan, one.after.component)
+    named = f"{service} has the image its definition names ({short(run.stack.image(service))})"
+    return named if may else f"{named}, and the plan does not let it be rolled back"
 
 
 def _evidence(run: Run) -> Path:

@@ -21,7 +21,7 @@ from recoup.ledger import Ledger
 from recoup.places import drill_ledger
 from recoup.plan import load_plan
 from recoup.records import Check, Outcome, RecoveryRecord, StepOutcome, Subject, Verdict, now
-from tasks.images import note_healthy
+from tasks.images import healthy_image, note_healthy, noting
 from tasks.redis_fault import RedisFault
 from tasks.redis_fault import inject as break_redis
 from tasks.redis_server import RedisServer
@@ -180,7 +180,7 @@ def test_a_plan_that_allows_no_rollback_gets_none(platform: Platform) -> None:
     try:
         record = recover(strict)
         assert record.verdict is Verdict.NOT_RECOVERED
-        assert "which the plan does not let be rolled back" in record.state_left
+        assert "the plan does not let it be rolled back" in record.state_left
         assert not [name for name in outcomes(record) if name.startswith("roll-back")]
         record = recover(platform)
         assert record.verdict is Verdict.RECOVERED, record.why
@@ -191,6 +191,22 @@ def test_a_plan_that_allows_no_rollback_gets_none(platform: Platform) -> None:
         definition.write_text(was)
         platform.stack.recreate(SERVICE)
         eventually("all is well", lambda: serves(platform))
+
+
+def test_healthy_images_are_noted_while_all_is_well_and_not_those_of_a_service_that_is_ill(platform: Platform) -> None:
+    said: list[str] = []
+    (platform.plan.platform.state / f"{platform.plan.platform.name}.images.json").unlink(missing_ok=True)
+    platform.stack.kill(NEIGHBOUR)
+    with noting(platform.plan, said.append):
+        eventually("the others are noted", lambda: healthy_image(platform.plan, SERVICE) is not None)
+    known = healthy_image(platform.plan, SERVICE)
+    assert known is not None
+    assert known.image == platform.stack.image(SERVICE)
+    assert healthy_image(platform.plan, NEIGHBOUR) is None
+    # The record is proven, so what runs now is healthy too.
+    assert recover(platform).verdict is Verdict.RECOVERED
+    assert healthy_image(platform.plan, NEIGHBOUR) is not None
+    assert said == []
 
 
 def test_what_was_stopped_on_purpose_is_left_unless_it_is_asked_for(platform: Platform) -> None:
