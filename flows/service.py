@@ -112,7 +112,6 @@ def _procedure(run: Run, named: tuple[str, ...], over: HandOver) -> None:
     run.logs = step("Keep their logs", keep_logs, plan, run.stack, services, _evidence(run)).logs
     lost: list[Treated] = []
     for number, wave in enumerate(in_order):
-        # 3 restart in dependency order, independent ones at the same time
         todo = tuple(found.of(name) for name in free_of(rests, wave, elsewhere))
         # 3 restart in dependency order, independent ones at the same time
         failing = _at_once(run, "Restart", restart_service, todo, number > 0)
@@ -173,6 +172,8 @@ def _stores_of_others(run: Run, found: Identified, ill: tuple[str, ...], over: H
     theirs = [(name, procedure) for name in ill if (procedure := procedure_of(run.job.plan, found.of(name)))]
     for name, procedure in sorted(theirs, key=lambda one: one[1] != "database")[:1]:
         _hand(run, over, name, procedure, str(found.of(name)))
+        # One at a time: what the other one is then is seen when this one is back.
+        run.next_step += "; then once more: recoup recover service" if len(theirs) > 1 else ""
     return {name for name, _ in theirs}
 
 

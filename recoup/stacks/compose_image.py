@@ -18,7 +18,7 @@ from recoup.stacks.compose_project import Project, asking
 
 # One name for each service: it keeps the image from being pruned once its own name has gone to another.
 _KEPT = "recoup-kept"
-_SECRET = re.compile(r"PASS|SECRET|TOKEN|KEY|CREDENTIAL|AUTH|PRIVATE|DSN", re.IGNORECASE)
+_SECRET = re.compile(r"PASS|SECRET|TOKEN|KEY|CREDENTIAL|AUTH|PRIVATE|PEM|DSN", re.IGNORECASE)
 
 
 def kept_name(project: str) -> str:
