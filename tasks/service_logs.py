@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import quote
@@ -15,6 +16,7 @@ from recoup.plan import Plan
 from recoup.records import Frozen, KeptLog
 from recoup.secrets import mask, references, resolve
 from recoup.stacks import Stack
+from tasks.service_look import running
 from tasks.step import note, step
 
 TAIL = 100
@@ -39,7 +41,7 @@ def keep_logs(plan: Plan, stack: Stack, services: tuple[str, ...], directory: Pa
 
     A log that the stack does not give is told in its place: it must not keep a service down.
     """
-    secrets = secrets_of(plan)
+    secrets = (*secrets_of(plan), *secrets_given(plan, stack))
     kept = []
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -70,6 +72,15 @@ def secrets_of(plan: Plan) -> tuple[SecretStr, ...]:
     return tuple(found)
 
 
+def secrets_given(plan: Plan, stack: Stack) -> tuple[SecretStr, ...]:
+    """Give every secret that any of the plan's services was given: one may print what it had from another."""
+    found: list[SecretStr] = []
+    for name in running(plan):
+        with suppress(RecoupError):
+            found.extend(stack.secrets(plan.service(name)))
+    return tuple(found)
+
+
 def masked(text: str, secrets: tuple[SecretStr, ...]) -> str:
     """Give the text without the secrets, also as they are written in an address, and without any address's password."""
     values = {form for one in secrets for value in [one.get_secret_value()] for form in (value, quote(value, safe=""))}
@@ -80,6 +91,6 @@ def masked(text: str, secrets: tuple[SecretStr, ...]) -> str:
 
 def _log(stack: Stack, service: str, secrets: tuple[SecretStr, ...]) -> str:
     try:
-        return masked(stack.logs(service, tail=WHOLE), (*secrets, *stack.secrets(service)))
+        return masked(stack.logs(service, tail=WHOLE), secrets)
     except RecoupError as error:
         return f"recoup: the log could not be read: {first_line(error)}\n"

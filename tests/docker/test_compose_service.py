@@ -135,10 +135,9 @@ def test_no_secret_of_the_containers_is_in_the_record_or_the_kept_logs(plan: Pla
     values = dict(
         line.split("=", 1) for line in (made.directory / "compose.env").read_text().splitlines() if "=" in line
     )
-    secret = {values[name] for name in ("DB_PASSWORD", "REDIS_PASSWORD", "JWT_SECRET", "SMOKE_PASSWORD")}
-    # What is said on the standard output of the first process is the container's log.
-    said = "; ".join(("token", *secret, f"http://u:{values['DB_PASSWORD']}@host"))
-    stack.recreate(SERVICE, env={"PORT": said})
+    # One that the service has itself, and one that only the gateway has; Python cuts a longer message off.
+    secret = (values["DB_PASSWORD"], values["JWT_SECRET"])
+    stack.recreate(SERVICE, env={"PORT": f"{secret[1]} http://u:{secret[0]}@host"})
     eventually("it has spoken", lambda: values["JWT_SECRET"] in stack.logs(SERVICE))
     record = recover(plan, made)
     assert record.verdict is Verdict.RECOVERED, record.why

@@ -159,8 +159,9 @@ def test_logs_are_kept_from_before_the_restart_and_hold_no_secret(platform: Plat
 
 def test_a_bad_image_and_no_healthy_one_known_is_not_recovered(capfd: pytest.CaptureFixture[str]) -> None:
     code = cli.run(["drill", "service", "--fault", "bad-image", "--no-known", "--json"])
-    record = RecoveryRecord.model_validate_json(capfd.readouterr().out)
-    assert code == 1
+    said = capfd.readouterr()
+    assert (code, said.out != "") == (1, True), said.err
+    record = RecoveryRecord.model_validate_json(said.out)
     assert record.verdict is Verdict.NOT_RECOVERED
     assert "no image of it was ever noted as healthy" in record.why
     assert f"{SERVICE} has the image its definition names" in record.state_left
