@@ -26,9 +26,11 @@ from flows.copies import CopyBackups, copy_backups
 from flows.database import DatabaseRecovery, recover_database
 from flows.drill import DatabaseDrill, drill_database
 from flows.drill_redis import RedisDrill, drill_redis
+from flows.drill_service import ServiceDrill, drill_service
 from flows.redis_store import RedisBackup, RedisRecovery, back_up_redis, recover_redis
 from flows.restore import TableRestore, restore_part
 from flows.retention import PruneBackups, prune_backups
+from flows.service import ServiceRecovery, recover_service
 from flows.standby import StandbyRequest, build_pair
 from flows.validate import Validation, validate_platform
 from recoup.plan import ConfigurationComponent, Plan, PostgresComponent, RedisComponent
@@ -48,7 +50,12 @@ ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLi
 def deployments(path: Path, plan: Plan) -> tuple[RunnerDeployment, ...]:
     """Give the deployments of a plan: recoveries, restores, backups as often as the RPO needs, copies, the drills."""
     where = path.absolute()
-    offered: list[RunnerDeployment] = [_offer(drill_database, DatabaseDrill()), _offer(drill_redis, RedisDrill())]
+    offered: list[RunnerDeployment] = [
+        _offer(drill_database, DatabaseDrill()),
+        _offer(drill_redis, RedisDrill()),
+        _offer(drill_service, ServiceDrill()),
+        _offer(recover_service, ServiceRecovery(plan=where)),
+    ]
     several = {kind for kind, count in Counter(c.kind for c in plan.components.values()).items() if count > 1}
     for name, component in plan.components.items():
         suffix = f"-{name}" if component.kind in several else ""

@@ -85,11 +85,15 @@ def open_screen(json: bool) -> Watcher:
 
 
 class JsonScreen(_Guarded, Silent):
-    """Prints the finished record as one JSON line on standard output, and nothing else."""
+    """Prints the finished record as one JSON line on standard output, and nothing else.
+
+    A run that handed over is not the end: the record of the one that it handed over to is printed.
+    """
 
     @_never_raise
     def end(self, record: RecoveryRecord) -> None:
-        print(record.model_dump_json(), flush=True)
+        if not record.handed_to:
+            print(record.model_dump_json(), flush=True)
 
 
 class PlainScreen(_Guarded):
@@ -205,7 +209,7 @@ class LiveScreen(_Guarded):
 
 def summary(record: RecoveryRecord) -> Iterator[tuple[str, str, str]]:
     """Give the figures of a run line by line: what, text, and the word that colours it."""
-    if not record.beside:
+    if record.claims:
         standing = rto_standing(record)
         yield "RTO", f"{human(record.clock.rto)} of at most {human(record.rto_objective)}: {standing}", standing
         yield "", ", ".join(f"{phase.name} {human(phase.took)}" for phase in phases(record.clock)), ""

@@ -109,6 +109,7 @@ def _offer(plan: Path, url: str) -> None:
     from flows.continuous import mending
     from tasks.copies import CopyPlace
     from tasks.heartbeat import watching
+    from tasks.images import noting
     from tasks.postgres import Server
     from tasks.wal_shipping import shipping
 
@@ -119,6 +120,7 @@ def _offer(plan: Path, url: str) -> None:
     )
     # Not paused when this ends: a backup that is not taken then shows as late instead of vanishing.
     with ExitStack() as while_it_serves:
+        while_it_serves.enter_context(noting(loaded, _tell))
         for component, spec in loaded.components.items():
             if isinstance(spec, PostgresComponent) and spec.continuous:
                 stack = open_stack(loaded)

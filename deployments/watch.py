@@ -14,6 +14,7 @@ from recoup.plan import load_plan
 from recoup.stacks import open_stack
 from tasks.copies import CopyPlace
 from tasks.heartbeat import keep_watch
+from tasks.images import noting
 from tasks.postgres import Server
 from tasks.wal_receiver import continuous_of
 from tasks.wal_shipping import shipping
@@ -25,7 +26,8 @@ def watch(
 ) -> None:
     """Write the heartbeat by which recovery points are read, hold the server to the plan's WAL policy, ship its WAL.
 
-    Takes a base backup when WAL was lost before it was received. Runs until interrupted; recoup serve does the same.
+    Takes a base backup when WAL was lost before it was received, and notes which images of the services are healthy, so
+    that these can be gone back to. Runs until interrupted; recoup serve does the same.
     Says on one line each what changes.
     """
     loaded = load_plan(plan)
@@ -33,7 +35,7 @@ def watch(
     server = Server.of(loaded, stack, component or None)
     repository = loaded.platform.repository
     copies = tuple(CopyPlace.open(spec, repository) for spec in loaded.platform.copies)
-    with shipping(continuous_of(server).wal, copies, _tell):
+    with shipping(continuous_of(server).wal, copies, _tell), noting(loaded, _tell):
         keep_watch(server, threading.Event(), _tell, mending(loaded, stack, server.component, _tell))
 
 

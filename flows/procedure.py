@@ -10,19 +10,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
 from uuid import uuid4
 
-from prefect import Task
 from prefect.context import FlowRunContext
-from pydantic import BaseModel
 
 import recoup
 from flows.closing import after_recovery, follow_ups
 from flows.log_watcher import LogWatcher
-from recoup.errors import PreconditionError, RecoupError, RecoveryError
+from flows.steps import Steps as Steps
+from recoup.errors import PreconditionError, RecoupError, RecoveryError, first_line
 from recoup.journal import Journal, RunHeader
 from recoup.lease import lease
 from recoup.ledger import Ledger
@@ -32,10 +30,10 @@ from recoup.records import (
     BackupUse,
     Check,
     ItemResult,
+    KeptLog,
     OutageClock,
     RecoveryRecord,
     StepOutcome,
-    StepRecord,
     StoreLoss,
     Verdict,
     now,
@@ -43,9 +41,8 @@ from recoup.records import (
 )
 from recoup.stacks import Stack, open_stack
 from tasks.evidence import publish_record
-from tasks.step import Watched, perform
+from tasks.images import note_healthy
 
-M = TypeVar("M", bound=BaseModel)
 # Steps whose names begin like this only look.
 _LOOKING = ("diagnose", "choose", "compare")
 _watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
@@ -94,69 +91,6 @@ def operator() -> str:
         return "unknown"
 
 
-class Steps:
-    """Runs steps one after the other, each recorded before it acts and completed whatever happens."""
-
-    def __init__(self, watcher: Watcher, journal: Journal | None = None) -> None:
-        self.watcher = watcher
-        self.journal = journal
-        self.records: dict[str, StepRecord] = {s.name: s for s in journal.steps} if journal else {}
-        self._reached: set[str] = set()
-
-    def step(self, title: str, task: Task[..., M], *args: Any, name: str = "", fresh: bool = False) -> M:
-        """Run a step and give its result; one that a killed run had finished is not repeated, unless ``fresh``."""
-        name = name or task.name
-        if self.journal and not fresh and (done := self.journal.result_of(name)):
-            record, text = done
-            self._tell(record.model_copy(update={"resumed": True}))
-            return _result_type(task).model_validate_json(text)
-        record = StepRecord(name=name, title=title, started=now())
-        if self.journal:
-            self.journal.opened(record)
-        self._tell(record)
-        watched = Watched(self.watcher)
-        outcome, detail, result = StepOutcome.FAILED, "interrupted", ""
-        try:
-            value = perform(task, watched, *args)
-            outcome, detail, result = StepOutcome.DONE, str(value), value.model_dump_json()
-            return value
-        except RecoupError as error:
-            detail = error.what
-            raise
-        except Exception as error:
-            detail = f"{type(error).__name__}: {error}"
-            raise
-        finally:
-            ended = record.model_copy(
-                update={"ended": now(), "outcome": outcome, "detail": detail, "attempts": max(watched.attempts, 1)}
-            )
-            if self.journal:
-                self.journal.finished(ended, result)
-            self._tell(ended)
-
-    def opened_before(self, task: Task[..., Any]) -> bool:
-        """Say whether this run, killed or not, has ever opened the step."""
-        return task.name in self.records
-
-    def done_before(self, task: Task[..., M]) -> M | None:
-        """Give the result of a step that this run, killed or not, has done."""
-        done = self.journal.result_of(task.name) if self.journal else None
-        return _result_type(task).model_validate_json(done[1]) if done else None
-
-    def leave_behind(self) -> None:
-        """Set down as skipped what a killed run had begun and this one, having gone another way, did not need."""
-        for name, record in self.records.items():
-            if name not in self._reached and record.outcome is not StepOutcome.DONE:
-                self.records[name] = record.model_copy(
-                    update={"outcome": StepOutcome.SKIPPED, "detail": "begun by the killed run; no longer needed"}
-                )
-
-    def _tell(self, record: StepRecord) -> None:
-        self._reached.add(record.name)
-        self.records[record.name] = record
-        self.watcher.step(record)
-
-
 @dataclass(frozen=True)
 class Job:
     """What a run is for. ``drill`` runs carry their fault; ``ledger`` is where the record goes.
@@ -165,6 +99,7 @@ class Job:
     begin where the stack itself is not there yet. ``beside``: it puts something beside what is in use and ends no
     outage. ``exclusive``: it holds the platform's lease; one without touches nothing in use, and is never resumed.
     ``checklist_counts``: an item of the checklist that failed makes it ``not recovered``.
+    ``covers``: the components the objective is that of, the strictest counting; empty: ``component`` alone.
     """
 
     plan: Plan
@@ -186,11 +121,16 @@ class Job:
     beside: bool = False
     exclusive: bool = True
     checklist_counts: bool = False
+    covers: tuple[str, ...] = ()
+
+    def rto(self, failed: tuple[str, ...] = ()) -> timedelta:
+        """Give the objective: that of the most critical component that failed, or may have."""
+        return min(self.plan.rto(one) for one in failed or self.covers or (self.component,))
 
 
 @dataclass
 class Run:
-    """One run under way: what a procedure's body adds its checks and losses to."""
+    """One run under way: what a procedure's body adds its checks and losses to; ``failed`` once it knows what did."""
 
     job: Job
     opened: Stack | None
@@ -201,6 +141,9 @@ class Run:
     stores: list[StoreLoss] = field(default_factory=list)
     checklist: tuple[ItemResult, ...] = ()
     backup: BackupUse | None = None
+    failed: tuple[str, ...] = ()
+    logs: tuple[KeptLog, ...] = ()
+    handed_to: str = ""
     state_left: str = ""
     next_step: str = ""
 
@@ -241,7 +184,7 @@ class Run:
             recoup_version=recoup.__version__,
             procedure=job.procedure,
             scenario="" if job.beside else job.plan.scenario_for(job.scenario or job.procedure).title,
-            component=job.component,
+            component=", ".join(self.failed) or job.component,
             stack=self._fingerprint(),
             beside=job.beside,
             drill=job.drill,
@@ -249,12 +192,14 @@ class Run:
             operator=job.operator,
             reason=job.reason,
             clock=self.clock(closed),
-            rto_objective=job.plan.rto(job.component),
+            rto_objective=job.rto(self.failed),
             stores=tuple(self.stores),
             steps=tuple(self.steps.records.values()),
             checks=tuple(self.checks),
             backup=self.backup,
             checklist=self.checklist,
+            logs=self.logs,
+            handed_to=self.handed_to,
             state_left=self.state_left,
             next_step=self.next_step,
         )
@@ -319,7 +264,7 @@ def _asked_for() -> datetime | None:
 
 def _journal(job: Job, state: Path) -> tuple[Journal, bool]:
     # What was begun longer ago than the outage may last is another outage's, and so is what began before this one.
-    oldest = job.plan.rto(job.component)
+    oldest = job.rto()
     name = job.plan.platform.name
     found = Journal.unfinished(state, name, job.procedure, job.component, oldest) if job.exclusive else None
     if found and not job.fresh and found.header.parameters == job.parameters and not _later(job, found):
@@ -359,9 +304,21 @@ def _end(run: Run, watcher: Watcher, error: RecoupError | None) -> RecoveryRecor
         counted = run.checklist if run.job.checklist_counts else ()
         steps, checks = tuple(run.steps.records.values()), tuple(run.checks)
         found, why = verdict(steps, checks, run.clock(), beside=run.job.beside, counted=counted)
+        if run.handed_to and found is Verdict.UNPROVEN:
+            why = f"handed over to {run.handed_to}: the record of that run says whether the platform is back"
         record = _publish(run, watcher, found, why)
     run.journal.close(record.verdict)
+    if record.verdict is Verdict.RECOVERED and not run.job.beside:
+        _note_healthy(run, watcher)
     return record
+
+
+def _note_healthy(run: Run, watcher: Watcher) -> None:
+    try:
+        note_healthy(run.job.plan, run.stack)
+    except (RecoupError, OSError) as error:
+        # The platform is back and its record written: this is for the next time.
+        watcher.note(f"which images are healthy could not be noted: {first_line(error)}")
 
 
 def _publish(run: Run, watcher: Watcher, found: Verdict, why: str) -> RecoveryRecord:
@@ -388,8 +345,3 @@ def _unexpected(error: Exception) -> RecoveryError:
         state="the steps marked done are done; the failed one may be half-way",
         next_step="run the same command again; if it fails the same way, do the last step by hand, report the error",
     )
-
-
-def _result_type(task: Task[..., M]) -> type[M]:
-    found: type[M] = get_type_hints(task.fn)["return"]
-    return found

@@ -13,11 +13,10 @@ from recoup.plan import Plan
 from recoup.records import Frozen, RecoveryRecord, Verdict
 
 
-class Recovery(Frozen):
-    """Which set may be used, and what is known of the outage."""
+class Outage(Frozen):
+    """What is known of the outage."""
 
     plan: Path = Field(description="The plan's YAML file, on the machine that runs the recovery")
-    backup: str = Field("latest", description="'latest' (the newest good set) or a set's id")
     began: AwareDatetime | None = Field(
         None, description="When the outage began (UTC); unknown if left empty, and then no RTO is claimed"
     )
@@ -37,6 +36,7 @@ class Recovery(Frozen):
         fault: str | None = None,
         declared: datetime | None = None,
         bare: bool = False,
+        covers: tuple[str, ...] = (),
     ) -> Job:
         """Give the job of this request; a killed run is gone on with only by one whose ``same`` fields are the same."""
         return Job(
@@ -55,7 +55,14 @@ class Recovery(Frozen):
             fresh=self.fresh,
             parameters=self.model_dump_json(include=same),
             bare=bare,
+            covers=covers,
         )
+
+
+class Recovery(Outage):
+    """Which set may be used, and what is known of the outage."""
+
+    backup: str = Field("latest", description="'latest' (the newest good set) or a set's id")
 
 
 def require_recovered(record: RecoveryRecord) -> None:

@@ -172,13 +172,18 @@ class RedisComponent(_Component):
 
 
 class ServiceComponent(_Component):
-    """A service of the platform itself: the gateway or a microservice. It keeps no data of its own."""
+    """A service of the platform itself: the gateway or a microservice. It keeps no data of its own.
+
+    ``health`` is asked on ``port`` and answers 200 when it is well. ``roll_back``: where neither a restart nor a
+    redeployment helps, it may be made from the last image that was healthy, which the data must suit.
+    """
 
     kind: Literal["service"] = "service"
     service: Text
     container: Text | None = None
     port: Port | None = None
     health: UrlPath | None = None
+    roll_back: bool = False
 
 
 class Endpoint(Frozen):

@@ -137,11 +137,20 @@ class BackupUse(Frozen):
     why: str = ""
 
 
+class KeptLog(Frozen):
+    """The end of a service's log from before it was restarted, secrets masked; ``file`` has more of it."""
+
+    service: str
+    tail: str
+    file: str
+
+
 class RecoveryRecord(Frozen):
     """All that is known of one run. Durations are timedelta (ISO 8601 in JSON), times aware UTC.
 
     ``beside``: something was restored beside what is in use. No outage was ended by it, so it claims no objective.
     ``checklist`` is the plan's, looked at after the run's own checks; of most runs it does not judge the verdict.
+    ``handed_to``: the procedure that the cause belongs to; its record, which follows, claims them.
     """
 
     run_id: str
@@ -165,6 +174,8 @@ class RecoveryRecord(Frozen):
     backup: BackupUse | None = None
     checklist: tuple[ItemResult, ...] = ()
     post_recovery: tuple[FollowUpResult, ...] = ()
+    logs: tuple[KeptLog, ...] = ()
+    handed_to: str = ""
     verdict: Verdict = Verdict.UNPROVEN
     why: str = ""
     state_left: str = ""
@@ -173,6 +184,11 @@ class RecoveryRecord(Frozen):
     @property
     def rto_met(self) -> bool | None:
         return None if self.clock.rto is None else self.clock.rto <= self.rto_objective
+
+    @property
+    def claims(self) -> bool:
+        """Whether the run was to end an outage itself, and so has a part in the share of objectives met."""
+        return not self.beside and not self.handed_to
 
 
 def verdict(

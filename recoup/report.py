@@ -42,6 +42,8 @@ def rpo_standing(record: RecoveryRecord, store: StoreLoss) -> Standing:
 
 def outcome(record: RecoveryRecord) -> str:
     """Give the verdict in words that fit what was done: nothing is recovered by restoring beside what is in use."""
+    if record.handed_to and record.verdict is Verdict.UNPROVEN:
+        return "handed over"
     return _BESIDE[record.verdict] if record.beside else record.verdict
 
 
@@ -80,6 +82,7 @@ def run_report(record: RecoveryRecord) -> str:
         *_closing(record),
         "## Backup set",
         _backup(record),
+        *_logs(record),
         "## State left",
         _text(record.state_left) or "nothing was noted",
         "## Next step",
@@ -105,7 +108,7 @@ def history(records: Iterable[RecoveryRecord]) -> str:
             _kind(run),
             outcome(run),
             "none claimed"
-            if run.beside
+            if not run.claims
             else f"{human(run.clock.rto)} of {human(run.rto_objective)}: {rto_standing(run)}",
             _rpo_cell(run),
             _lost(run.stores),
@@ -113,8 +116,8 @@ def history(records: Iterable[RecoveryRecord]) -> str:
         for run in runs
     ]
     columns = ("started", "run", "what", "kind", "verdict", "RTO", "RPO", "acknowledged writes lost")
-    # What was restored beside ended no outage: it has no part in the objectives.
-    claiming = [run for run in runs if not run.beside]
+    # What was restored beside, or handed over, ended no outage: it has no part in the objectives.
+    claiming = [run for run in runs if run.claims]
     real, drills = [r for r in claiming if not r.drill], [r for r in claiming if r.drill]
     groups = [(name, group) for name, group in (("real runs", real), ("drills", drills)) if group]
     shares = [line for name, group in groups for line in _compliance(name, group)] or ["No run claims an objective."]
@@ -154,6 +157,8 @@ def _why(record: RecoveryRecord) -> str:
 def _objectives(record: RecoveryRecord) -> str:
     if record.beside:
         return "None is claimed: it was restored beside what is in use, and ended no outage."
+    if record.handed_to:
+        return f"None is claimed here: it was handed over to {_text(record.handed_to)}, whose record claims them."
     rto = ("RTO", human(record.clock.rto), human(record.rto_objective), rto_standing(record), "", "")
     stores = [
         (
@@ -233,8 +238,17 @@ def _backup(record: RecoveryRecord) -> str:
     return "\n\n".join(lines)
 
 
+def _logs(record: RecoveryRecord) -> Iterable[str]:
+    if record.logs:
+        yield "## Logs kept"
+    for log in record.logs:
+        yield f"{_text(log.service)}, its last lines before anything was restarted; more in {_text(log.file)}"
+        # Indented, a line of the log can neither end the block nor be taken for Markdown.
+        yield "\n".join(f"    {_printable(line)}" for line in log.tail.splitlines()) or "    (empty)"
+
+
 def _rto_cell(run: RecoveryRecord) -> str:
-    if run.beside:
+    if not run.claims:
         return "none claimed"
     return f"{human(run.clock.rto)} of {human(run.rto_objective)}: {rto_standing(run)}"
 
@@ -269,4 +283,8 @@ def _text(value: str) -> str:
     """Give text that stays in its cell: no new lines, no column bars, no HTML, no terminal codes."""
     for raw, safe in (("&", "&amp;"), ("<", "&lt;"), ("\\", "\\\\"), ("|", "\\|")):
         value = value.replace(raw, safe)
-    return "".join(c if c.isprintable() else "�" for c in "<br>".join(value.splitlines()))
+    return _printable("<br>".join(value.splitlines()))
+
+
+def _printable(line: str) -> str:
+    return "".join(c if c.isprintable() else "�" for c in line)

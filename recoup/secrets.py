@@ -48,6 +48,14 @@ def resolve(reference: str) -> SecretStr:
     return SecretStr(value)
 
 
+def references(data: object) -> frozenset[str]:
+    """Give every reference to a secret in plain data, such as a plan's: lists, mappings and texts."""
+    if isinstance(data, str):
+        return frozenset({data}) if _REFERENCE.match(data) else frozenset()
+    parts = data.values() if isinstance(data, dict) else data if isinstance(data, list | tuple) else ()
+    return frozenset(one for part in parts for one in references(part))
+
+
 def mask(text: str, secrets: tuple[SecretStr, ...]) -> str:
     """Give the text with every secret replaced by asterisks."""
     for secret in secrets:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+import docker
 from docker.errors import DockerException, NotFound
 from pydantic import SecretStr
 
@@ -17,6 +18,7 @@ from recoup.plan import ComposeSite
 from recoup.process import Command, run
 from recoup.stacks import Health
 from recoup.stacks.compose import ComposeStack
+from recoup.stacks.compose_image import kept_name
 from recoup.stacks.compose_project import SANDBOX_LABEL, connect
 from tasks.sandbox_process import wal_directory
 
@@ -26,6 +28,7 @@ STANDBY = CONTINUOUS.with_name("compose.standby.yaml")
 REDIS_REPLICA = SANDBOX.parent / "redis" / "compose.replica.yaml"
 BUILD, UP = timedelta(minutes=30), timedelta(minutes=5)
 _ROUNDS = 5
+_CURRENT = "current"
 
 
 def bring_up(
@@ -43,9 +46,12 @@ def bring_up(
     ``secrets/smoke_user``, ``secrets/smoke_password``, all for the owner alone. What a failure or an interruption left
     on the engine is taken away again.
     """
-    _, engine = connect()
+    client, engine = connect()
     progress("looking for the sandbox's images, building them where they are missing")
     images = _images(engine)
+    # A name of this sandbox's own, which a drill may give to another image as a release does.
+    client.images.get(images["RECOUP_APP_IMAGE"]).tag(_release(sandbox_id), tag=_CURRENT)
+    images["RECOUP_APP_IMAGE"] = f"{_release(sandbox_id)}:{_CURRENT}"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     port = _free_port()
     public = {
@@ -102,6 +108,7 @@ def tear_down(sandbox_id: str, directory: Path) -> None:
                 _gone(network.remove)
             for volume in client.volumes.list(filters=mine):
                 _gone(lambda one=volume: one.remove(force=True))  # type: ignore[misc]
+            _forget_images(client, sandbox_id)
             if sandbox_id not in _marked():
                 break
         except (DockerException, OSError) as error:
@@ -117,12 +124,38 @@ def tear_down(sandbox_id: str, directory: Path) -> None:
         (directory / "secrets" / name).unlink(missing_ok=True)
 
 
+def release_bad_image(sandbox_id: str) -> None:
+    """Give the name of the sandbox's application image to one that ends as soon as it is started."""
+    client, _ = connect()
+    good = client.images.get(f"{_release(sandbox_id)}:{_CURRENT}")
+    made = client.containers.create(good, labels={SANDBOX_LABEL: sandbox_id})
+    try:
+        made.commit(repository=_release(sandbox_id), tag=_CURRENT, changes='ENTRYPOINT ["false"]')
+    finally:
+        made.remove(force=True)
+
+
 def abandoned() -> tuple[str, ...]:
     """Give the ids of all sandboxes of which something is on the engine, running or not; none without an engine."""
     try:
         return tuple(sorted(_marked()))
     except PreconditionError:
         return ()
+
+
+def _release(sandbox_id: str) -> str:
+    return f"recoup-sandbox/release-{sandbox_id}"
+
+
+def _forget_images(client: docker.DockerClient, sandbox_id: str) -> None:
+    """Take the names away that only this sandbox gave; an image that nobody else names goes with its last one."""
+    for repository in (_release(sandbox_id), kept_name(f"recoup-{sandbox_id}")):
+        for image in client.images.list(name=repository):
+            for tag in image.tags:
+                if tag.startswith(f"{repository}:"):
+                    _gone(lambda tag=tag: client.images.remove(tag, force=True))  # type: ignore[misc]
+    for image in client.images.list(all=True, filters={"label": f"{SANDBOX_LABEL}={sandbox_id}"}):
+        _gone(lambda image=image: client.images.remove(image.id, force=True))  # type: ignore[misc]
 
 
 def _marked() -> set[str]:

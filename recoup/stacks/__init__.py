@@ -28,7 +28,11 @@ class Health(StrEnum):
 
 @dataclass(frozen=True)
 class ServiceState:
-    """One service as the stack sees it; ``started`` is aware UTC, None when it never ran."""
+    """One service as the stack sees it; ``started`` is aware UTC, None when it never ran.
+
+    ``looping``: the stack is about to start it once more, after it has ended by itself ``restarts`` times. ``stopped``:
+    it was ended in good order, by somebody's hand, and nothing brings it back.
+    """
 
     service: str
     running: bool
@@ -36,6 +40,9 @@ class ServiceState:
     status: str
     exit_code: int | None = None
     started: datetime | None = None
+    restarts: int = 0
+    looping: bool = False
+    stopped: bool = False
 
 
 class Stack(Protocol):
@@ -73,10 +80,34 @@ class Stack(Protocol):
         """SIGKILL the service; it stays down until started."""
         ...
 
-    def restart(self, service: str, *, timeout: timedelta = ...) -> None: ...
+    def freeze(self, service: str) -> None:
+        """SIGSTOP the service: connections are still taken and never answered. For drills."""
+        ...
 
-    def recreate(self, service: str, *, timeout: timedelta = ...) -> None:
-        """Make the service anew from its definition (Compose: up -d --force-recreate --no-deps), data kept."""
+    def restart(self, service: str, *, timeout: timedelta = ...) -> None:
+        """End the service and start it as it was made; ended by force at the time-out."""
+        ...
+
+    def recreate(
+        self, service: str, *, timeout: timedelta = ..., image: str = "", env: Mapping[str, str] = ...
+    ) -> None:
+        """Make the service anew from its definition (Compose: up -d --force-recreate --no-deps), data kept.
+
+        ``image``, as ``keep_image`` gave it, and ``env`` are taken instead of what the definition says, until it is
+        made anew the next time.
+        """
+        ...
+
+    def image(self, service: str) -> str:
+        """Give what the service was made from, by an id that nothing else has; empty when it was never made."""
+        ...
+
+    def keep_image(self, service: str) -> str:
+        """See that what the service was made from stays there for ``recreate``; gives its id."""
+        ...
+
+    def secrets(self, service: str) -> tuple[SecretStr, ...]:
+        """Give the secrets that the service was given, as far as they can be told: its log may hold them."""
         ...
 
     def logs(self, service: str, *, tail: int = 100, since: datetime | None = None) -> str: ...

@@ -21,6 +21,7 @@ from recoup.errors import PreconditionError, ProgramError, RecoveryError
 from recoup.process import Completed, run
 from recoup.stacks import Health, ServiceState
 from recoup.stacks.compose_aside import MOVE, Mount, Move, data_mounts, move_directory, move_volume
+from recoup.stacks.compose_image import keep, otherwise, secrets_of
 from recoup.stacks.compose_project import (
     ASK,
     SANDBOX_LABEL,
@@ -38,6 +39,8 @@ START = timedelta(seconds=120)
 STOP = timedelta(seconds=30)
 COPY = timedelta(minutes=30)
 ASIDE_LABEL = "io.recoup.aside"
+# Ended as it was told to (SIGTERM). A restart policy would have brought back what ended so by itself.
+_IN_ORDER = (0, 143)
 _HEALTH = {health.value: health for health in Health}
 
 # Ends every program that carries the mark in its environment; programs started meanwhile are met in the next round.
@@ -146,6 +149,11 @@ class ComposeStack:
                 elif container.status == "restarting":
                     container.stop(timeout=0)
 
+    def freeze(self, service: str) -> None:
+        with asking(f"freeze {service}", state=f"{service} may stand still"):
+            for container in self._project.of(service):
+                container.kill(signal="SIGSTOP")
+
     def restart(self, service: str, *, timeout: timedelta = STOP) -> None:
         containers = self._project.of(service)
         if not containers:
@@ -154,9 +162,23 @@ class ComposeStack:
             for container in containers:
                 container.restart(timeout=int(timeout.total_seconds()))
 
-    def recreate(self, service: str, *, timeout: timedelta = START) -> None:
+    def recreate(
+        self, service: str, *, timeout: timedelta = START, image: str = "", env: Mapping[str, str] = {}
+    ) -> None:
         self._project.of(service)
-        self._project.compose("up", "--detach", "--no-deps", "--force-recreate", service, timeout=timeout)
+        argv = ("up", "--detach", "--no-deps", "--force-recreate", service)
+        with otherwise(self._project, service, image, env) as also:
+            self._project.compose(*argv, timeout=timeout, also=also)
+
+    def image(self, service: str) -> str:
+        found = self._project.of(service)
+        return str(found[0].attrs["Image"]) if found else ""
+
+    def keep_image(self, service: str) -> str:
+        return keep(self._project, service, self._project.existing(service))
+
+    def secrets(self, service: str) -> tuple[SecretStr, ...]:
+        return tuple(secret for container in self._project.of(service) for secret in secrets_of(container))
 
     # -- running programs -----------------------------------------------------------------------------------
 
@@ -314,6 +336,9 @@ def _state(service: str, containers: list[Container]) -> ServiceState:
         container.status if running else f"{container.status} (code {state['ExitCode']})",
         None if running else int(state["ExitCode"]),
         started,
+        restarts=int(container.attrs.get("RestartCount", 0)),
+        looping=container.status == "restarting",
+        stopped=container.status == "exited" and int(state["ExitCode"]) in _IN_ORDER and not state["OOMKilled"],
     )
 
 

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import docker
@@ -67,9 +68,10 @@ class Project:
         # Named here so that a docker context can never send the CLI to another engine than the SDK's.
         return Command(("docker", *argv), {"DOCKER_HOST": self.engine}, secrets)
 
-    def compose(self, *argv: str, timeout: timedelta) -> Completed:
-        """Run a Compose command on the project's own files."""
-        files = [part for path in (self._site.file, *self._site.overrides) for part in ("--file", str(path))]
+    def compose(self, *argv: str, timeout: timedelta, also: tuple[Path, ...] = ()) -> Completed:
+        """Run a Compose command on the project's own files; ``also``: files laid over them this once."""
+        paths = (self._site.file, *self._site.overrides, *also)
+        files = [part for path in paths for part in ("--file", str(path))]
         env_file = ["--env-file", str(self._site.env_file)] if self._site.env_file else []
         return run(
             self.command("compose", "--ansi", "never", "--project-name", self.name, *files, *env_file, *argv),

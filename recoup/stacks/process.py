@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import pwd
 import signal
 import socket
 import subprocess
@@ -20,11 +19,12 @@ from typing import BinaryIO
 from pydantic import SecretStr, ValidationError
 
 from recoup.errors import PreconditionError, ProgramError, RecoveryError
-from recoup.process import Command, Completed, run
+from recoup.process import Completed, run
 from recoup.secrets import resolve
-from recoup.stacks import Health, ServiceState, proctable
+from recoup.stacks import Health, ServiceState, process_made, proctable
+from recoup.stacks.process_command import command_of, drop_to, environment_of, owner_of
 from recoup.stacks.process_files import copy, empty_place
-from recoup.stacks.process_logs import ENDED, STARTING, excerpt
+from recoup.stacks.process_logs import ENDED, STARTING, ended_in_order, excerpt
 from recoup.stacks.process_probe import answers
 from recoup.stacks.process_spec import ServiceSpec, StackSpec
 
@@ -88,11 +88,12 @@ class ProcessStack:
         if not _running(who):
             code = _CODES.get(who)
             status = f"exited (code {'unknown' if code is None else code})"
-            return ServiceState(service, False, Health.NONE, status, code, started)
+            stopped = ended_in_order(self._log_file(spec))
+            return ServiceState(service, False, Health.NONE, status, code, started, stopped=stopped)
         return ServiceState(service, True, self._health(spec, started), f"running (pid {who.pid})", None, started)
 
     def start(self, service: str, *, timeout: timedelta = START) -> None:
-        spec = self._service(service)
+        spec = process_made.made(self.directory, self._service(service))
         with self._held(spec, timeout) as pid_file:
             self._start(spec, pid_file)
 
@@ -106,15 +107,33 @@ class ProcessStack:
         with self._held(spec, _AT_ONCE):
             self._clear(spec, self._identity(spec))
 
-    def restart(self, service: str, *, timeout: timedelta = STOP) -> None:
-        spec = self._service(service)
-        with self._held(spec, timeout) as pid_file:
-            self._stop(spec, timeout)
-            self._start(spec, pid_file)
+    def freeze(self, service: str) -> None:
+        who = self._identity(self._service(service))
+        for one in proctable.family(who) if who else ():
+            proctable.send(one, signal.SIGSTOP)
 
-    def recreate(self, service: str, *, timeout: timedelta = STOP) -> None:
+    def restart(self, service: str, *, timeout: timedelta = STOP) -> None:
+        self._make(process_made.made(self.directory, self._service(service)), timeout)
+
+    def recreate(
+        self, service: str, *, timeout: timedelta = STOP, image: str = "", env: Mapping[str, str] = {}
+    ) -> None:
         self._spec = _read_spec(self.directory)
-        self.restart(service, timeout=timeout)
+        self._make(process_made.otherwise(self.directory, self._service(service), image, env), timeout)
+
+    def image(self, service: str) -> str:
+        return process_made.image(self.directory, self._service(service).name)
+
+    def keep_image(self, service: str) -> str:
+        return process_made.keep(self.directory, self._service(service))
+
+    def secrets(self, service: str) -> tuple[SecretStr, ...]:
+        found = []
+        for reference in self._service(service).secrets.values():
+            # What is not there was not given either.
+            with contextlib.suppress(PreconditionError):
+                found.append(resolve(reference))
+        return tuple(found)
 
     def logs(self, service: str, *, tail: int = 100, since: datetime | None = None) -> str:
         return excerpt(self._log_file(self._service(service)), tail=tail, since=since)
@@ -139,8 +158,8 @@ class ProcessStack:
                 next_step=f"start {service} first",
             )
         own = {name: resolve(reference) for name, reference in spec.secrets.items()}
-        command = _command(spec, argv, env, {**own, **secrets}, spec.home)
-        return run(command, timeout=timeout, stdin=stdin, stdout=stdout, check=check, user=_drop_to(spec))
+        command = command_of(spec, argv, env, {**own, **secrets}, spec.home)
+        return run(command, timeout=timeout, stdin=stdin, stdout=stdout, check=check, user=drop_to(spec))
 
     def beside(
         self,
@@ -159,7 +178,7 @@ class ProcessStack:
         for mount in mounts:
             if not mount.is_dir():
                 raise PreconditionError(f"the directory {mount} is not there", next_step="make it first")
-        command = _command(spec, argv, env, secrets, self.directory)
+        command = command_of(spec, argv, env, secrets, self.directory)
         return run(command, timeout=timeout, stdin=stdin, stdout=stdout, check=check)
 
     def inside(self, service: str, port: int) -> tuple[str, int]:
@@ -172,7 +191,7 @@ class ProcessStack:
         return "127.0.0.1", spec.listens
 
     def copy_in(self, service: str, source: Path, destination: str) -> None:
-        copy(source, Path(destination), _owner(self._service(service)))
+        copy(source, Path(destination), owner_of(self._service(service)))
 
     def copy_out(self, service: str, source: str, destination: Path) -> None:
         self._service(service)
@@ -192,7 +211,7 @@ class ProcessStack:
                 )
             if not aside.exists():
                 if not spec.data.exists():
-                    empty_place(spec.data, _owner(spec), 0o700)
+                    empty_place(spec.data, owner_of(spec), 0o700)
                     return f"{spec.data} was gone: there was nothing to put aside"
                 spec.data.rename(aside)
             if not spec.data.exists():
@@ -202,19 +221,25 @@ class ProcessStack:
 
     # -- the parts; those that change a service are called with its pid file held ------------------------------
 
+    def _make(self, spec: ServiceSpec, timeout: timedelta) -> None:
+        with self._held(spec, timeout) as pid_file:
+            self._stop(spec, timeout)
+            self._start(spec, pid_file)
+
     def _start(self, spec: ServiceSpec, pid_file: BinaryIO) -> None:
         who = self._identity(spec)
         if who and _running(who):
             return
         self._clear(spec, who)
+        process_made.note_made(self.directory, spec)
         environment = {
-            **_environment(spec),
+            **environment_of(spec),
             **{name: resolve(ref).get_secret_value() for name, ref in spec.secrets.items()},
         }
         spec.home.mkdir(parents=True, exist_ok=True)
         pid_file.seek(0)
         pid_file.truncate()
-        user = None if spec.drops else _drop_to(spec)
+        user = None if spec.drops else drop_to(spec)
         with self._log_file(spec).open("ab") as log:
             _mark(log, STARTING, spec)
             try:
@@ -284,9 +309,9 @@ class ProcessStack:
         return Health.STARTING if age < timedelta(seconds=probe.grace) else Health.UNHEALTHY
 
     def _program_answers(self, spec: ServiceSpec, argv: tuple[str, ...], timeout: timedelta) -> bool:
-        command = _command(spec, argv, {}, {}, spec.home)
+        command = command_of(spec, argv, {}, {}, spec.home)
         try:
-            return run(command, timeout=timeout, check=False, user=_drop_to(spec)).returncode == 0
+            return run(command, timeout=timeout, check=False, user=drop_to(spec)).returncode == 0
         except ProgramError:
             return False
 
@@ -361,31 +386,3 @@ def _running(who: proctable.Identity) -> bool:
             _CODES[who] = child.wait(timeout=1)
             _CHILDREN.pop(who.pid, None)
     return alive
-
-
-def _command(
-    spec: ServiceSpec,
-    argv: tuple[str, ...],
-    env: Mapping[str, str],
-    secrets: Mapping[str, SecretStr],
-    cwd: Path,
-) -> Command:
-    """Give a command that sees what a container would: a PGSERVICE of the caller's would name another server."""
-    return Command(argv, {**_environment(spec), **env}, secrets, cwd, inherit=False)
-
-
-def _environment(spec: ServiceSpec) -> dict[str, str]:
-    path = os.pathsep.join([*(str(place) for place in spec.bin), os.environ.get("PATH", os.defpath)])
-    return {"PATH": path, "HOME": str(spec.home), "LANG": "C.UTF-8", "TZ": "UTC", **spec.env}
-
-
-def _drop_to(spec: ServiceSpec) -> str | None:
-    return spec.user if os.geteuid() == 0 else None
-
-
-def _owner(spec: ServiceSpec) -> tuple[int, int] | None:
-    user = _drop_to(spec)
-    if user is None:
-        return None
-    entry = pwd.getpwnam(user)
-    return entry.pw_uid, entry.pw_gid

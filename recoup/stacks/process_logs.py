@@ -37,6 +37,13 @@ def excerpt(path: Path, *, tail: int, since: datetime | None) -> str:
     return "\n".join(lines[-tail:] if tail > 0 else [])
 
 
+def ended_in_order(path: Path) -> bool:
+    """Say whether the last thing that the stack did to the service was to stop it."""
+    lines = excerpt(path, tail=_KEPT, since=None).splitlines()
+    last = next((line for line in reversed(lines) if STARTING in line or ENDED in line), "")
+    return ENDED in last
+
+
 def _written(lines: list[str]) -> list[datetime | None]:
     """Give for each line the latest moment at which it can have been written, None for now."""
     moments: list[datetime | None] = []

@@ -56,11 +56,11 @@ class Platform(DatabaseInUse):
 
     def recover_and_die(self, began: datetime, step: str = "", note: str = "") -> int:
         """Run the recovery in a process that is killed when it opens a step, or says something; gives its exit code."""
-        return _run(_recover_and_die, self.sandbox.plan, self.ledger.path, began, step, note)
+        return run_in_a_process_of_its_own(_recover_and_die, self.sandbox.plan, self.ledger.path, began, step, note)
 
     def back_up_and_die(self, note: str) -> int:
         """Take a backup in a process that is killed when it says something; gives its exit code."""
-        return _run(_back_up_and_die, self.sandbox.plan, note)
+        return run_in_a_process_of_its_own(_back_up_and_die, self.sandbox.plan, note)
 
     @contextmanager
     def recovering_elsewhere(self, began: datetime) -> Iterator[int]:
@@ -89,7 +89,8 @@ class Platform(DatabaseInUse):
         return set(self.sql("SELECT datname FROM pg_database", "postgres").split())
 
 
-def _run(function: Callable[..., None], *args: object) -> int:
+def run_in_a_process_of_its_own(function: Callable[..., None], *args: object) -> int:
+    """Run a function of a module in a process, and give its exit code."""
     child = _SEPARATE.Process(target=function, args=args)
     child.start()
     child.join(100)
@@ -100,8 +101,10 @@ def _run(function: Callable[..., None], *args: object) -> int:
     return child.exitcode
 
 
-class _Killer(Silent):
-    def __init__(self, step: str, note: str) -> None:
+class Killer(Silent):
+    """Kills its own process when a step is opened, or something is said."""
+
+    def __init__(self, step: str, note: str = "") -> None:
         self._step, self._note = step, note
 
     def step(self, step: StepRecord) -> None:
@@ -128,12 +131,12 @@ def _recover_and_wait(plan: Path, ledger: Path, began: datetime, sign: Path) -> 
 
 
 def _recover_and_die(plan: Path, ledger: Path, began: datetime, step: str, note: str) -> None:
-    with watched_by(_Killer(step, note)):
+    with watched_by(Killer(step, note)):
         request = DatabaseRecovery(plan=plan, began=began)
         run_recovery(load_plan(plan), request, ledger=ledger)
 
 
 def _back_up_and_die(path: Path, note: str) -> None:
     plan = load_plan(path)
-    with watched_by(_Killer("", note)):
+    with watched_by(Killer("", note)):
         run_backup(plan, open_stack(plan), verify=False)

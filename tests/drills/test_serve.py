@@ -140,9 +140,9 @@ def test_the_backup_is_scheduled_as_often_as_the_plan_needs(api: Api, sandbox: S
 
 def test_what_people_need_is_offered_and_retention_is_applied_by_schedule(api: Api) -> None:
     offered = {str(one["name"]): one for one in api.post("/deployments/filter", {})}
-    by_hand = {f"recover-{one}" for one in ("database", "redis", "configuration")}
     by_clock = {"back-up-database", "back-up-redis", "back-up-configuration", "prune-backups", "validate"}
-    by_hand |= {"restore-table", "verify-database-backup", "drill-database", "drill-redis"}
+    by_hand = {f"recover-{one}" for one in ("database", "redis", "service", "configuration")}
+    by_hand |= {"restore-table", "verify-database-backup", "drill-database", "drill-redis", "drill-service"}
     assert set(offered) == by_hand | by_clock
     for name, deployment in offered.items():
         assert bool(deployment["schedules"]) == (name in by_clock), name
@@ -224,6 +224,24 @@ def test_a_recovery_through_the_api_is_the_same_run(api: Api, sandbox: Sandbox, 
     (artifact,) = api.post("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
     assert artifact["key"] == "recovery-record"
     assert str(artifact["data"]).startswith("# RECOVERED")
+
+
+def test_independent_services_are_restarted_at_the_same_time_there_too(api: Api, sandbox: Sandbox, home: Path) -> None:
+    stack = open_stack(load_plan(sandbox.plan))
+    killed = ("records-service", "accounts-service")
+    for service in killed:
+        stack.kill(service)
+    run, state, message = api.run("recover-service")
+    record = next(one for one in Ledger(home / "ledger.jsonl").records() if one.run_id == run)
+    assert (record.procedure, state) == ("service", "COMPLETED"), message
+    steps = {step.name: step for step in record.steps}
+    one, other = (steps[f"restart-service-{service}"] for service in killed)
+    assert one.ended is not None
+    assert other.ended is not None
+    assert (one.started < other.ended, other.started < one.ended) == (True, True)
+    tasks = api.post("/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
+    # One task run for each service, and one for the gateway, which rests on them.
+    assert [str(t["name"]).rsplit("-", 1)[0] for t in tasks].count("restart-service") == 3
 
 
 def test_a_run_that_did_not_recover_is_a_failed_run(api: Api, sandbox: Sandbox, home: Path) -> None:

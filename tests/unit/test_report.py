@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 
-from recoup.records import BackupUse, Check, Outcome, RecoveryRecord, Subject, Verdict
+from recoup.records import BackupUse, Check, KeptLog, Outcome, RecoveryRecord, Subject, Verdict
 from recoup.report import Standing, history, rpo_standing, rto_standing, run_report
 from tests.unit.samples import failed, recovered
 
@@ -135,3 +135,22 @@ def test_what_was_restored_beside_has_no_part_in_the_objectives() -> None:
     )
     assert "- real runs: recovered in 0 of 1 (0 %)" in listed
     assert "- real runs: RTO met in 0 of 1 (0 %), missed in 1, unknown in 0" in listed
+
+
+def test_a_run_that_handed_over_claims_nothing() -> None:
+    handed = recovered("handed").model_copy(
+        update={"handed_to": "the database procedure (postgres)", "verdict": Verdict.UNPROVEN}
+    )
+    assert run_report(handed).startswith("# HANDED OVER")
+    assert "None is claimed here" in run_report(handed)
+    text = history([handed, recovered("other")])
+    assert "recovered in 1 of 1" in text
+    assert "none claimed" in text
+
+
+def test_kept_logs_stay_in_their_block() -> None:
+    log = KeptLog(service="gateway", tail="first\n```\n# not a heading\x1b[31m", file="/evidence/gateway.log")
+    text = run_report(recovered().model_copy(update={"logs": (log,)}))
+    assert "## Logs kept" in text
+    assert "\n    first\n    ```\n    # not a heading�[31m\n" in text
+    assert "\n# not" not in text
