@@ -25,7 +25,9 @@ from flows.continuous import BaseRequest, back_up_base
 from flows.copies import CopyBackups, copy_backups
 from flows.database import DatabaseRecovery, recover_database
 from flows.drill import DatabaseDrill, drill_database
+from flows.drill_platform import PlatformDrill, drill_platform
 from flows.drill_redis import RedisDrill, drill_redis
+from flows.platform import PlatformRecovery, recover_platform
 from flows.redis_store import RedisBackup, RedisRecovery, back_up_redis, recover_redis
 from flows.restore import TableRestore, restore_part
 from flows.retention import PruneBackups, prune_backups
@@ -45,7 +47,12 @@ ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLi
 def deployments(path: Path, plan: Plan) -> tuple[RunnerDeployment, ...]:
     """Give the deployments of a plan: recoveries, restores, backups as often as the RPO needs, copies, the drills."""
     where = path.absolute()
-    offered: list[RunnerDeployment] = [_offer(drill_database, DatabaseDrill()), _offer(drill_redis, RedisDrill())]
+    offered: list[RunnerDeployment] = [
+        _offer(drill_database, DatabaseDrill()),
+        _offer(drill_redis, RedisDrill()),
+        _offer(drill_platform, PlatformDrill()),
+        _offer(recover_platform, PlatformRecovery(plan=where)),
+    ]
     several = {kind for kind, count in Counter(c.kind for c in plan.components.values()).items() if count > 1}
     for name, component in plan.components.items():
         suffix = f"-{name}" if component.kind in several else ""

@@ -8,6 +8,7 @@ import typer
 
 from deployments.asking import act, confirm, moment
 from deployments.options import AsJson, Began, DryRun, Fresh, PlanPath, Reason, Yes
+from deployments.platform_commands import drill_platform_command
 from flows.database import DatabaseRecovery, Source, When, recover_database
 from flows.database_preview import preview
 from flows.drill import DatabaseDrill, Policy, StackKind, drill_database
@@ -93,3 +94,6 @@ def drill_redis_command(
     Exit codes: 0 recovered; 1 ran, not recovered or unproven; 2 could not run; 130 interrupted.
     """
     act(drill_redis, RedisDrill(fault=fault, stack=stack, replica=replica), as_json=as_json)
+
+
+drill.command("platform")(drill_platform_command)

@@ -99,10 +99,14 @@ def run_recovery(
         fault=fault,
         declared=declared,
     )
-    return conduct(job, lambda run: _procedure(run, request), afterwards=afterwards)
+    return conduct(job, lambda run: recover_data(run, request)(), afterwards=afterwards)
 
 
-def _procedure(run: Run, request: DatabaseRecovery) -> None:
+def recover_data(run: Run, request: DatabaseRecovery, *, alone: bool = True) -> Callable[[], None]:
+    """Bring the data back, prove them, and give what is left to do once users are served.
+
+    Not ``alone``: whoever runs this as a part of more sees to the services that depend on it, and to the users.
+    """
     plan, step = run.job.plan, run.steps.step
     server = Server.of(plan, run.stack, run.job.component)
     repository = Repository(plan.platform.repository)
@@ -148,16 +152,25 @@ def _procedure(run: Run, request: DatabaseRecovery) -> None:
         )
         _restore(run, server, repository, used, found, dependents)
     # 4 start dependents
-    step("Start the dependent services", start_services, run.stack, tuple(reversed(dependents)))
+    if alone:
+        step("Start the dependent services", start_services, run.stack, tuple(reversed(dependents)))
     # 5 verify the integrity of the database in use
     compared = used.set_id if used else ""
     integrity = step("Verify the data", check_integrity, server, repository, compared, replayed is not None, fresh=True)
     run.checks.extend(integrity.checks)
     # 6 the user-level check through the gateway
-    seen = _as_user(run, dependents)
-    run.checks.extend(seen.checks)
-    run.mark("restored", seen.restored)
+    if alone:
+        seen = _as_user(run, dependents)
+        run.checks.extend(seen.checks)
+        run.mark("restored", seen.restored)
     _count_loss(run, server, used, replayed)
+    return lambda: _settle(run, server, repository, replayed, sound=sound)
+
+
+def _settle(
+    run: Run, server: Server, repository: Repository, replayed: Replayed | Promoted | None, *, sound: bool
+) -> None:
+    """See to what later recoveries need, once users are served: receiver, base backup, standby."""
     if isinstance(replayed, Promoted):
         receive_anew(run, server)
     if replayed:
@@ -289,6 +302,8 @@ def _restore(
 
 
 def _start_again(run: Run, dependents: tuple[str, ...]) -> None:
+    if not dependents:
+        return
     try:
         run.steps.step(
             "Start the dependent services again",

@@ -12,15 +12,13 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
 from uuid import uuid4
 
-from prefect import Task
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
-from pydantic import BaseModel
 
 import recoup
+from flows.steps import Steps
 from recoup.errors import PreconditionError, RecoupError, RecoveryError
 from recoup.journal import Journal, RunHeader
 from recoup.lease import lease
@@ -41,9 +39,7 @@ from recoup.records import (
 )
 from recoup.stacks import Stack, open_stack
 from tasks.evidence import publish_record
-from tasks.step import Watched, perform
 
-M = TypeVar("M", bound=BaseModel)
 # Steps whose names begin like this only look.
 _LOOKING = ("diagnose", "choose", "compare")
 _watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
@@ -106,69 +102,6 @@ def operator() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return "unknown"
-
-
-class Steps:
-    """Runs steps one after the other, each recorded before it acts and completed whatever happens."""
-
-    def __init__(self, watcher: Watcher, journal: Journal | None = None) -> None:
-        self.watcher = watcher
-        self.journal = journal
-        self.records: dict[str, StepRecord] = {s.name: s for s in journal.steps} if journal else {}
-        self._reached: set[str] = set()
-
-    def step(self, title: str, task: Task[..., M], *args: Any, name: str = "", fresh: bool = False) -> M:
-        """Run a step and give its result; one that a killed run had finished is not repeated, unless ``fresh``."""
-        name = name or task.name
-        if self.journal and not fresh and (done := self.journal.result_of(name)):
-            record, text = done
-            self._tell(record.model_copy(update={"resumed": True}))
-            return _result_type(task).model_validate_json(text)
-        record = StepRecord(name=name, title=title, started=now())
-        if self.journal:
-            self.journal.opened(record)
-        self._tell(record)
-        watched = Watched(self.watcher)
-        outcome, detail, result = StepOutcome.FAILED, "interrupted", ""
-        try:
-            value = perform(task, watched, *args)
-            outcome, detail, result = StepOutcome.DONE, str(value), value.model_dump_json()
-            return value
-        except RecoupError as error:
-            detail = error.what
-            raise
-        except Exception as error:
-            detail = f"{type(error).__name__}: {error}"
-            raise
-        finally:
-            ended = record.model_copy(
-                update={"ended": now(), "outcome": outcome, "detail": detail, "attempts": max(watched.attempts, 1)}
-            )
-            if self.journal:
-                self.journal.finished(ended, result)
-            self._tell(ended)
-
-    def opened_before(self, task: Task[..., Any]) -> bool:
-        """Say whether this run, killed or not, has ever opened the step."""
-        return task.name in self.records
-
-    def done_before(self, task: Task[..., M]) -> M | None:
-        """Give the result of a step that this run, killed or not, has done."""
-        done = self.journal.result_of(task.name) if self.journal else None
-        return _result_type(task).model_validate_json(done[1]) if done else None
-
-    def leave_behind(self) -> None:
-        """Set down as skipped what a killed run had begun and this one, having gone another way, did not need."""
-        for name, record in self.records.items():
-            if name not in self._reached and record.outcome is not StepOutcome.DONE:
-                self.records[name] = record.model_copy(
-                    update={"outcome": StepOutcome.SKIPPED, "detail": "begun by the killed run; no longer needed"}
-                )
-
-    def _tell(self, record: StepRecord) -> None:
-        self._reached.add(record.name)
-        self.records[record.name] = record
-        self.watcher.step(record)
 
 
 @dataclass(frozen=True)
@@ -381,7 +314,8 @@ def _publish(run: Run, watcher: Watcher, found: Verdict, why: str) -> RecoveryRe
 
 def _acted(run: Run) -> bool:
     return any(
-        step.outcome is StepOutcome.DONE and not step.name.startswith(_LOOKING) for step in run.steps.records.values()
+        step.outcome is StepOutcome.DONE and not step.name.rpartition("/")[2].startswith(_LOOKING)
+        for step in run.steps.records.values()
     )
 
 
@@ -391,8 +325,3 @@ def _unexpected(error: Exception) -> RecoveryError:
         state="the steps marked done are done; the failed one may be half-way",
         next_step="run the same command again; if it fails the same way, do the last step by hand, report the error",
     )
-
-
-def _result_type(task: Task[..., M]) -> type[M]:
-    found: type[M] = get_type_hints(task.fn)["return"]
-    return found

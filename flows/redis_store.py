@@ -11,9 +11,10 @@ from prefect import flow
 from pydantic import Field
 
 from flows.database import When
-from flows.procedure import Run, Steps, conduct, current_watcher
+from flows.procedure import Run, conduct, current_watcher
 from flows.redis_replica import attach_again, detach, from_replica, kept_apart, was_detached
 from flows.request import Recovery, require_recovered
+from flows.steps import Steps
 from recoup.catalog import Repository
 from recoup.clock import store_loss
 from recoup.errors import RecoupError, RecoveryError
@@ -108,10 +109,14 @@ def run_redis_recovery(
         fault=fault,
         declared=declared,
     )
-    return conduct(job, lambda run: _procedure(run, request), afterwards=afterwards)
+    return conduct(job, lambda run: recover_data(run, request)(), afterwards=afterwards)
 
 
-def _procedure(run: Run, request: RedisRecovery) -> None:
+def recover_data(run: Run, request: RedisRecovery, *, alone: bool = True) -> Callable[[], None]:
+    """Bring the data back, prove them, and give what is left to do once users are served.
+
+    Not ``alone``: whoever runs this as a part of more sees to the services that depend on it, and to the users.
+    """
     plan, step = run.job.plan, run.steps.step
     server = RedisServer.of(plan, run.stack, run.job.component)
     repository = Repository(plan.platform.repository)
@@ -140,20 +145,27 @@ def _procedure(run: Run, request: RedisRecovery) -> None:
             used = _choose(run, server, repository, request, lost, replica, detached)
             _restore(run, server, repository, used, dependents)
         # 5 start dependents
-        step("Start the dependent services", start_services, run.stack, tuple(reversed(dependents)))
+        if alone:
+            step("Start the dependent services", start_services, run.stack, tuple(reversed(dependents)))
         # 6 look at the data in use
         seen = step("Verify the data", check_redis, server, repository, used is not None, fresh=True)
         run.checks.extend(seen.checks)
         # 7 the user-level check through the gateway
-        user = _as_user(run, dependents)
-        run.checks.extend(user.checks)
-        run.mark("restored", user.restored)
+        if alone:
+            user = _as_user(run, dependents)
+            run.checks.extend(user.checks)
+            run.mark("restored", user.restored)
         _count_loss(run, server, used)
     if any(check.outcome is not Outcome.PASSED for check in run.checks):
         run.next_step = "see to what the check names; if the data are wrong: recoup recover redis --restore always"
     # 8 attach the replica again; data of its own that are nowhere else are kept
-    if replica:
-        attach_again(run, replica, keep=not (used and used.of_replica), label=_label(run))
+    covered = used is not None and used.of_replica
+
+    def settle() -> None:
+        if replica:
+            attach_again(run, replica, keep=not covered, label=_label(run))
+
+    return settle
 
 
 def _is_behind(run: Run, server: RedisServer, request: RedisRecovery, detached: Detached | None, anew: bool) -> bool:
@@ -222,6 +234,8 @@ def _label(run: Run) -> str:
 
 def _start_again(run: Run, dependents: tuple[str, ...]) -> None:
     services = tuple(reversed(dependents))
+    if not services:
+        return
     try:
         run.steps.step(
             "Start the dependent services again", start_services, run.stack, services, name="start-again", fresh=True

@@ -52,6 +52,7 @@ from recoup.plan_parts import (
     S3Copy,
     ServiceComponent,
     Standby,
+    Terraform,
     Text,
     WalPolicy,
 )
@@ -92,6 +93,7 @@ __all__ = [
     "Scenario",
     "ServiceComponent",
     "Standby",
+    "Terraform",
     "UsefulCommand",
     "WalPolicy",
     "WrittenProcedure",
@@ -171,8 +173,10 @@ class Plan(Frozen):
         return name, known[name]
 
     def rto(self, component: str) -> timedelta:
-        """Give the recovery time objective of a component, by its tier."""
+        """Give the recovery time objective of a component, by its tier; of the platform's own name, that of all."""
         rto = self.objectives.rto
+        if component == self.platform.name and component not in self.components:
+            return rto.platform
         return rto.critical if self.component(component).tier == "critical" else rto.non_critical
 
     def rpo(self, store: str) -> timedelta:

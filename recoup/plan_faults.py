@@ -171,7 +171,10 @@ def _problem(fault: ErrorDetails, known: set[str]) -> Problem:
 def _near(place: Place, known: set[str]) -> str:
     if place[-1] in known:
         return ""
-    return next(iter(difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.75)), "")
+    written = str(place[-1])
+    near = difflib.get_close_matches(written, known, cutoff=0.75)
+    # Letters that changed places come before letters that are others.
+    return next((one for one in near if sorted(one) == sorted(written)), near[0] if near else "")
 
 
 def _without_misspelt(problems: list[Problem]) -> list[Problem]:

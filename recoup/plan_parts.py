@@ -68,6 +68,7 @@ Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/]+\S*$")]
 UrlPath = Annotated[str, StringConstraints(pattern=r"^/\S*$")]
 Tier = Literal["critical", "non-critical"]
 Number = Annotated[int, Field(strict=True, ge=0)]
+VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Size = Annotated[str, StringConstraints(pattern=r"^[1-9]\d{0,6}(MB|GB|TB)$")]
 
 
@@ -352,10 +353,28 @@ class Gateway(Frozen):
     requests: tuple[Request, ...] = ()
 
 
+class Terraform(Frozen):
+    """The Terraform root that makes what the platform runs on; its own files say what, and where its state is.
+
+    ``var_file`` and ``backend`` (settings of the back end) are files, relative to the root; ``plugins`` a directory of
+    providers for a host that reaches no registry. ``secrets`` become TF_VAR_… in Terraform's environment, by name.
+    ``timeout`` is how long an apply may take.
+    """
+
+    root: Path
+    var_file: Path | None = None
+    backend: Path | None = None
+    plugins: Path | None = None
+    program: Text = "terraform"
+    secrets: dict[VariableName, Secret] = Field(default_factory=dict)
+    timeout: Duration = timedelta(hours=1)
+
+
 class Platform(Frozen):
     """What is to be recovered. ``state`` holds ledger, journals and lease; ``repository`` the backup sets.
 
-    ``scratch`` has room for a whole database: restore tests are made there.
+    ``scratch`` has room for a whole database: restore tests are made there. ``version`` is what is deployed on a new
+    host: a Compose file reads it as PLATFORM_VERSION.
     """
 
     name: Name
@@ -365,4 +384,6 @@ class Platform(Frozen):
     repository: Path
     scratch: Path = Path("/var/tmp")
     copies: tuple[Copy, ...] = ()
+    terraform: Terraform | None = None
+    version: Text | None = None
     gateway: Gateway
