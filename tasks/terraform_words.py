@@ -13,6 +13,7 @@ from tasks.terraform_program import Program
 _FRAME = re.compile(r"^[╷│╵ ]+", re.MULTILINE)
 _ERROR = re.compile(r"^Error: (.+?)(?=^Error: |^Warning: |\Z)", re.MULTILINE | re.DOTALL)
 _FIELD = re.compile(r"^ *(ID|Who|Operation|Created): +(.+)$", re.MULTILINE)
+_OTHER = re.compile(r"already locked: ID=(\S+)")
 _NO_PLUGIN = re.compile(r"provider packages|install provider|provider plugin|no package for", re.IGNORECASE)
 _NO_STATE = re.compile(
     r"backend|\bstate\b.*(?:fail|unable|cannot)|(?:fail|unable|error)\S* .*\b(?:state|workspaces)\b", re.IGNORECASE
@@ -33,7 +34,10 @@ class Held(Frozen):
 
 
 class Changes(Frozen):
-    """What a saved plan would do, by resource address; ``again`` are gone in truth and made anew."""
+    """What a saved plan would do, by resource address.
+
+    ``again``: made anew, because it is gone in truth, or because an apply that failed left it half-made (tainted).
+    """
 
     created: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
@@ -55,7 +59,7 @@ class Changes(Frozen):
             return "nothing to do: all is as the root says"
         counts = {
             "create": self.created,
-            "make again what is gone": self.again,
+            "make again what is gone or half-made": self.again,
             "change": self.changed,
             "destroy": self.destroyed,
         }
@@ -73,6 +77,7 @@ class _Change(_Read):
 class _Resource(_Read):
     address: str
     mode: str = "managed"
+    action_reason: str = ""
     change: _Change
 
 
@@ -98,7 +103,8 @@ def read_plan(text: str, gone: tuple[str, ...]) -> Changes:
         if one.mode != "managed":
             continue
         if "delete" in actions or "forget" in actions:
-            (again if one.address in gone and "create" in actions else destroyed).append(one.address)
+            lost = one.address in gone or one.action_reason == "replace_because_tainted"
+            (again if lost and "create" in actions else destroyed).append(one.address)
         elif "create" in actions:
             created.append(one.address)
         elif "update" in actions:
@@ -112,6 +118,9 @@ def holder(err: str) -> Held | None:
     if "acquiring the state lock" not in text and "state lock" not in text.lower():
         return None
     seen = {name: value.strip() for name, value in _FIELD.findall(text)}
+    # The HTTP back end tells of the one that was refused, and of the one that holds it by its id alone.
+    if (other := _OTHER.search(text)) and other[1] != seen.get("ID"):
+        return Held(id=other[1])
     operation = seen.get("Operation", "").removeprefix("OperationType").lower()
     known = {"who": seen.get("Who", ""), "since": seen.get("Created", "")}
     return Held(id=seen.get("ID", ""), operation=operation, **{name: text for name, text in known.items() if text})
