@@ -117,7 +117,9 @@ def recover_data(run: Run, request: DatabaseRecovery, *, alone: bool = True) -> 
     # or a newer backup set may be there.
     anew = not any(run.steps.opened_before(one) for one in (swap_databases, replay_wal, fence_primary))
     # 1 verify the status
-    found = step("Diagnose the database", diagnose_database, server, repository, bool(copies), fresh=anew)
+    # Where all was lost an empty database had data: without a set it is not started, and nobody is let in.
+    known = bool(copies) or not alone
+    found = step("Diagnose the database", diagnose_database, server, repository, known, fresh=anew)
     # 2 restart, and wait until it truly answers
     if found.condition not in (Condition.HEALTHY, Condition.DAMAGED) and found.startable:
         starting = found.condition is Condition.STARTING

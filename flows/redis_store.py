@@ -125,7 +125,7 @@ def recover_data(run: Run, request: RedisRecovery, *, alone: bool = True) -> Cal
     # Decisions of a killed run hold only once it had begun to lay the copy down.
     anew = not run.steps.opened_before(restore_redis)
     # 1 verify the status
-    found = step("Diagnose Redis", diagnose_redis, server, repository, fresh=anew)
+    found = step("Diagnose Redis", diagnose_redis, server, repository, copies_of(plan), fresh=anew)
     require_saving(found)
     # 2 a replica that follows an emptied primary empties itself: it is detached before anything starts the primary
     replica, always = Replica.of(plan, server), request.restore is When.ALWAYS

@@ -25,6 +25,7 @@ from recoup.records import Outcome, RecoveryRecord, StepOutcome, StepRecord, Sub
 from recoup.stacks.process import ProcessStack
 from tasks.configuration import Configuration
 from tasks.platform_fault import PlatformFault, inject
+from tasks.redis_server import RedisServer
 from tasks.sandbox import create, destroy
 from tests.drills.platform import Platform, rebuild_and_die
 
@@ -102,6 +103,8 @@ def rebuilt(state: Path) -> Iterator[Platform]:
     try:
         plan = load_plan(made.plan)
         platform = Platform(made, plan, ProcessStack.open(made.directory))
+        with RedisServer.of(plan, platform.stack, None).connect() as link:
+            link.ask("SET", "kept", "in the backup")
         run_configuration_backup(plan)
         run_redis_backup(plan, platform.stack)
         run_backup(plan, platform.stack, verify=False)
