@@ -295,6 +295,16 @@ def test_an_apply_that_takes_too_long_is_ended_and_gives_its_lock_back(root: Roo
         assert "terraform_data.slow" in root.state()
 
 
+@pytest.mark.skipif("RECOUP_TF_PLUGINS" not in os.environ, reason="RECOUP_TF_PLUGINS names no directory of providers")
+def test_the_root_for_aws_is_valid(tmp_path: Path) -> None:
+    for file in (ROOT.parent / "aws").glob("*.tf"):
+        shutil.copy(file, tmp_path)
+    terraform = ("terraform", f"-chdir={tmp_path}")
+    plugins = f"-plugin-dir={os.environ['RECOUP_TF_PLUGINS']}"
+    run(Command((*terraform, "init", "-backend=false", plugins)), timeout=SOON)
+    run(Command((*terraform, "validate")), timeout=SOON)
+
+
 def test_the_roots_are_formatted_as_terraform_formats_them() -> None:
     for where in (ROOT, ROOT.parent / "aws"):
         if where.is_dir():

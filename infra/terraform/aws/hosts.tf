@@ -29,7 +29,7 @@ resource "aws_instance" "host" {
   count                  = var.hosts
   ami                    = var.image
   instance_type          = var.instance_type
-  subnet_id              = aws_subnet.private[local.zones[count.index % var.zones]].id
+  subnet_id              = aws_subnet.private[var.zones[count.index % length(var.zones)]].id
   vpc_security_group_ids = [aws_security_group.host.id]
   iam_instance_profile   = aws_iam_instance_profile.host.name
   ebs_optimized          = true
@@ -61,7 +61,7 @@ resource "aws_instance" "host" {
 # The data have a disk of their own, which outlives its host.
 resource "aws_ebs_volume" "data" {
   count             = var.hosts
-  availability_zone = local.zones[count.index % var.zones]
+  availability_zone = var.zones[count.index % length(var.zones)]
   size              = var.disk_gb
   type              = "gp3"
   encrypted         = true

@@ -1,11 +1,3 @@
-data "aws_availability_zones" "here" {
-  state = "available"
-}
-
-locals {
-  zones = slice(data.aws_availability_zones.here.names, 0, var.zones)
-}
-
 resource "aws_vpc" "this" {
   cidr_block           = var.network
   enable_dns_hostnames = true
@@ -18,7 +10,7 @@ resource "aws_default_security_group" "closed" {
 }
 
 resource "aws_subnet" "public" {
-  for_each          = { for number, zone in local.zones : zone => number }
+  for_each          = { for number, zone in var.zones : zone => number }
   vpc_id            = aws_vpc.this.id
   availability_zone = each.key
   cidr_block        = cidrsubnet(var.network, 8, each.value)
@@ -26,7 +18,7 @@ resource "aws_subnet" "public" {
 }
 
 resource "aws_subnet" "private" {
-  for_each          = { for number, zone in local.zones : zone => number }
+  for_each          = { for number, zone in var.zones : zone => number }
   vpc_id            = aws_vpc.this.id
   availability_zone = each.key
   cidr_block        = cidrsubnet(var.network, 8, 100 + each.value)
@@ -59,7 +51,7 @@ resource "aws_eip" "way_out" {
 
 resource "aws_nat_gateway" "this" {
   allocation_id = aws_eip.way_out.id
-  subnet_id     = aws_subnet.public[local.zones[0]].id
+  subnet_id     = aws_subnet.public[var.zones[0]].id
   depends_on    = [aws_internet_gateway.this]
 }
 

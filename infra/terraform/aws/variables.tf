@@ -20,13 +20,12 @@ variable "second_region" {
 }
 
 variable "zones" {
-  description = "How many availability zones the network spans."
-  type        = number
-  default     = 2
+  description = "The availability zones the network spans, by name; their order decides the addresses."
+  type        = list(string)
 
   validation {
-    condition     = var.zones >= 2 && var.zones <= 4
-    error_message = "A load balancer needs two zones at least."
+    condition     = length(distinct(var.zones)) >= 2 && length(distinct(var.zones)) == length(var.zones)
+    error_message = "A load balancer needs two zones at least, each named once."
   }
 }
 
@@ -75,9 +74,9 @@ variable "host_name" {
   default     = "api"
 }
 
-variable "standby_address" {
-  description = "What the name points at while the load balancer is not healthy: a name in the second region."
-  type        = string
+variable "standby" {
+  description = "Where users go while the load balancer is not healthy: a load balancer or distribution elsewhere."
+  type        = object({ name = string, zone_id = string })
 }
 
 variable "certificate" {
