@@ -105,13 +105,15 @@ def run_recovery(
 def recover_data(run: Run, request: DatabaseRecovery, *, alone: bool = True) -> Callable[[], None]:
     """Bring the data back, prove them, and give what is left to do once users are served.
 
-    Not ``alone``: whoever runs this as a part of more sees to the services that depend on it, and to the users.
+    Not ``alone``: whoever runs this as a part of more starts the services that depend on it, and sees to the users.
     """
     plan, step = run.job.plan, run.steps.step
     server = Server.of(plan, run.stack, run.job.component)
     repository = Repository(plan.platform.repository)
     copies = tuple(CopyPlace.open(spec, repository.root) for spec in plan.platform.copies)
     dependents = services_of(plan, plan.dependents(run.job.component))
+    # What served before, however badly, is not left stopped by a recovery that failed; of a part, others decide that.
+    again = dependents if alone else ()
 
     # Decisions of a killed run hold only once its swap had begun: before that the database may have come back,
     # or a newer backup set may be there.
@@ -143,7 +145,7 @@ def recover_data(run: Run, request: DatabaseRecovery, *, alone: bool = True) -> 
         # Since a killed run somebody may have started them.
         anew = run.steps.done_before(replay_wal) is None
         step("Stop the dependent services", stop_services, run.stack, dependents, fresh=anew)
-        replayed = _replay(run, server, repository, base, request.to, dependents)
+        replayed = _replay(run, server, repository, base, request.to, again)
     elif needed:
         anew = run.steps.done_before(restore_beside) is None
         used = step(
@@ -152,7 +154,7 @@ def recover_data(run: Run, request: DatabaseRecovery, *, alone: bool = True) -> 
         run.backup = BackupUse(
             set_id=used.set_id, recovery_point=used.recovery_point, skipped=used.skipped, why=f"a dump: {why}"
         )
-        _restore(run, server, repository, used, found, dependents)
+        _restore(run, server, repository, used, found, dependents, again)
     # 4 start dependents
     if alone:
         step("Start the dependent services", start_services, run.stack, tuple(reversed(dependents)))
@@ -266,18 +268,24 @@ def _base(
 
 
 def _replay(
-    run: Run, server: Server, repository: Repository, base: ChosenBase, to: str, dependents: tuple[str, ...]
+    run: Run, server: Server, repository: Repository, base: ChosenBase, to: str, again: tuple[str, ...]
 ) -> Replayed:
     try:
         return replay(run, server, repository, base, to, _suffix(run))
     except RecoupError:
         if run.stack.state(server.spec.service).running:
-            _start_again(run, dependents)
+            _start_again(run, again)
         raise
 
 
 def _restore(
-    run: Run, server: Server, repository: Repository, used: Chosen, found: Diagnosis, dependents: tuple[str, ...]
+    run: Run,
+    server: Server,
+    repository: Repository,
+    used: Chosen,
+    found: Diagnosis,
+    dependents: tuple[str, ...],
+    again: tuple[str, ...],
 ) -> None:
     step, suffix = run.steps.step, _suffix(run)
     target, kept = f"{server.spec.database}_restore_{suffix}", f"{server.spec.database}_before_{suffix}"
@@ -291,8 +299,7 @@ def _restore(
         run.checks.extend(restored.checks)
         swapped = step("Swap the databases", swap_databases, server, used.set_id, target, kept)
     except RecoupError:
-        # What served before, however badly, is not left stopped by a recovery that failed.
-        _start_again(run, dependents)
+        _start_again(run, again)
         raise
     made = run.steps.done_before(make_new_server)
     run.state_left = "; ".join(

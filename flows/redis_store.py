@@ -115,12 +115,14 @@ def run_redis_recovery(
 def recover_data(run: Run, request: RedisRecovery, *, alone: bool = True) -> Callable[[], None]:
     """Bring the data back, prove them, and give what is left to do once users are served.
 
-    Not ``alone``: whoever runs this as a part of more sees to the services that depend on it, and to the users.
+    Not ``alone``: whoever runs this as a part of more starts the services that depend on it, and sees to the users.
     """
     plan, step = run.job.plan, run.steps.step
     server = RedisServer.of(plan, run.stack, run.job.component)
     repository = Repository(plan.platform.repository)
     dependents = services_of(plan, plan.dependents(run.job.component))
+    # What served before, however badly, is not left stopped by a recovery that failed; of a part, others decide that.
+    again = dependents if alone else ()
 
     # Decisions of a killed run hold only once it had begun to lay the copy down.
     anew = not run.steps.opened_before(restore_redis)
@@ -143,7 +145,7 @@ def recover_data(run: Run, request: RedisRecovery, *, alone: bool = True) -> Cal
         lost = found.condition not in AS_IT_WAS or _is_behind(run, server, request, detached, anew)
         if always or lost:
             used = _choose(run, server, repository, request, lost, replica, detached)
-            _restore(run, server, repository, used, dependents)
+            _restore(run, server, repository, used, dependents, again)
         # 5 start dependents
         if alone:
             step("Start the dependent services", start_services, run.stack, tuple(reversed(dependents)))
@@ -211,7 +213,12 @@ def _choose(
 
 
 def _restore(
-    run: Run, server: RedisServer, repository: Repository, used: RedisChosen, dependents: tuple[str, ...]
+    run: Run,
+    server: RedisServer,
+    repository: Repository,
+    used: RedisChosen,
+    dependents: tuple[str, ...],
+    again: tuple[str, ...],
 ) -> None:
     step = run.steps.step
     # Since a killed run somebody may have started them.
@@ -220,8 +227,7 @@ def _restore(
     try:
         done = step("Put the old data aside and restore", restore_redis, server, repository, used.set_id, _label(run))
     except RecoupError:
-        # What served before, however badly, is not left stopped by a recovery that failed.
-        _start_again(run, dependents)
+        _start_again(run, again)
         raise
     run.checks.extend(done.checks)
     run.state_left = f"old data kept at {done.aside}"
