@@ -41,7 +41,7 @@ from recoup.stacks import Stack, open_stack
 from tasks.evidence import publish_record
 
 # Steps whose names begin like this only look.
-_LOOKING = ("diagnose", "choose", "compare")
+_LOOKING = ("diagnose", "choose", "compare", "plan")
 _watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 _records: ContextVar[list[RecoveryRecord] | None] = ContextVar("records", default=None)
 

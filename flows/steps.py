@@ -1,4 +1,4 @@
-"""Steps: each is recorded before it acts and completed whatever happens; a killed run's are not repeated."""
+"""The steps of a run: each recorded before it acts, one after the other or several at the same time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class Steps:
-    """Runs steps one after the other, each recorded before it acts and completed whatever happens."""
+    """Runs steps, each recorded before it acts and completed whatever happens."""
 
     def __init__(self, watcher: Watcher, journal: Journal | None = None) -> None:
         self.watcher = watcher
@@ -41,7 +41,7 @@ class Steps:
 
     def step(self, title: str, task: Task[..., M], *args: Any, name: str = "", fresh: bool = False) -> M:
         """Run a step and give its result; one that a killed run had finished is not repeated, unless ``fresh``."""
-        name = self._named(name or task.name)
+        name = self._full(name or task.name)
         title = f"{self._part}: {title[0].lower()}{title[1:]}" if self._part else title
         if self._halted.is_set():
             raise KeyboardInterrupt
@@ -75,11 +75,11 @@ class Steps:
 
     def opened_before(self, task: Task[..., Any]) -> bool:
         """Say whether this run, killed or not, has ever opened the step."""
-        return self._named(task.name) in self.records
+        return self._full(task.name) in self.records
 
     def done_before(self, task: Task[..., M]) -> M | None:
         """Give the result of a step that this run, killed or not, has done."""
-        done = self.journal.result_of(self._named(task.name)) if self.journal else None
+        done = self.journal.result_of(self._full(task.name)) if self.journal else None
         return _result_type(task).model_validate_json(done[1]) if done else None
 
     def leave_behind(self) -> None:
@@ -90,7 +90,7 @@ class Steps:
                     update={"outcome": StepOutcome.SKIPPED, "detail": "begun by the killed run; no longer needed"}
                 )
 
-    def _named(self, name: str) -> str:
+    def _full(self, name: str) -> str:
         return f"{self._part}/{name}" if self._part else name
 
     def _tell(self, record: StepRecord) -> None:
