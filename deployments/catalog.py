@@ -25,8 +25,10 @@ from flows.continuous import BaseRequest, back_up_base
 from flows.copies import CopyBackups, copy_backups
 from flows.database import DatabaseRecovery, recover_database
 from flows.drill import DatabaseDrill, drill_database
+from flows.drill_platform import PlatformDrill, drill_platform
 from flows.drill_redis import RedisDrill, drill_redis
 from flows.drill_service import ServiceDrill, drill_service
+from flows.platform import PlatformRecovery, recover_platform
 from flows.redis_store import RedisBackup, RedisRecovery, back_up_redis, recover_redis
 from flows.restore import TableRestore, restore_part
 from flows.retention import PruneBackups, prune_backups
@@ -55,6 +57,8 @@ def deployments(path: Path, plan: Plan) -> tuple[RunnerDeployment, ...]:
         _offer(drill_redis, RedisDrill()),
         _offer(drill_service, ServiceDrill()),
         _offer(recover_service, ServiceRecovery(plan=where)),
+        _offer(drill_platform, PlatformDrill()),
+        _offer(recover_platform, PlatformRecovery(plan=where)),
     ]
     several = {kind for kind, count in Counter(c.kind for c in plan.components.values()).items() if count > 1}
     for name, component in plan.components.items():

@@ -8,6 +8,7 @@ import typer
 
 from deployments.asking import act, confirm, moment
 from deployments.options import AsJson, Began, DryRun, Fresh, PlanPath, Reason, Yes
+from deployments.platform_commands import drill_platform_command
 from deployments.service_commands import drill_service_command
 from flows.database import DatabaseRecovery, Source, When, recover_database
 from flows.database_preview import preview
@@ -97,3 +98,4 @@ def drill_redis_command(
 
 
 drill.command("service")(drill_service_command)
+drill.command("platform")(drill_platform_command)

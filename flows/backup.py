@@ -7,7 +7,8 @@ from pathlib import Path
 from prefect import flow
 from pydantic import Field
 
-from flows.procedure import Steps, current_watcher
+from flows.procedure import current_watcher
+from flows.steps import Steps
 from recoup.catalog import Repository, base_series, series_of
 from recoup.errors import PreconditionError, RecoveryError
 from recoup.plan import Plan, load_plan

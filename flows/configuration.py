@@ -8,8 +8,9 @@ from pathlib import Path
 from prefect import flow
 from pydantic import Field
 
-from flows.procedure import Run, Steps, conduct, current_watcher
+from flows.procedure import Run, conduct, current_watcher
 from flows.request import Recovery, require_recovered
+from flows.steps import Steps
 from recoup.catalog import Repository
 from recoup.clock import store_loss
 from recoup.errors import RecoupError, RecoveryError
@@ -90,10 +91,11 @@ def run_configuration_recovery(plan: Plan, request: ConfigurationRecovery, *, le
     same = {"component", "backup"}
     # On an empty host the stack's own files come back only with the configuration.
     job = request.job(plan, "configuration", component, ledger, same=same, scenario=SCENARIO, bare=True)
-    return conduct(job, lambda run: _procedure(run, request))
+    return conduct(job, lambda run: recover_files(run, request))
 
 
-def _procedure(run: Run, request: ConfigurationRecovery) -> None:
+def recover_files(run: Run, request: ConfigurationRecovery, *, alone: bool = True) -> None:
+    """Bring the files back and prove them; not ``alone``: whoever runs this as a part of more looks as a user."""
     plan, step = run.job.plan, run.steps.step
     configuration = Configuration.of(plan, run.job.component)
     repository = Repository(plan.platform.repository)
@@ -115,8 +117,8 @@ def _procedure(run: Run, request: ConfigurationRecovery) -> None:
     touched = bool(restored.written) or run.resumed
     run.state_left = f"old files are kept beside as *.before-{label}" if restored.aside or run.resumed else ""
     # 4 the user-level check through the gateway
-    served = _as_user(run)
-    if touched:
+    served = _as_user(run) if alone else True
+    if touched and alone:
         run.next_step = "have the services read the files: docker compose up -d, or recoup recover for what is down"
     if not served:
         run.next_step = "start the platform with these files, then run it again: it proves what it could not now"

@@ -10,7 +10,8 @@ from prefect import flow
 from pydantic import Field
 
 from flows.backup import require_good
-from flows.procedure import Run, Steps, current_watcher
+from flows.procedure import Run, current_watcher
+from flows.steps import Steps
 from recoup.catalog import Repository
 from recoup.errors import RecoupError, first_line
 from recoup.plan import Plan, load_plan

@@ -9,7 +9,8 @@ from pathlib import Path
 from prefect import flow
 from pydantic import Field
 
-from flows.procedure import Steps, current_watcher
+from flows.procedure import current_watcher
+from flows.steps import Steps
 from recoup.catalog import Repository
 from recoup.errors import PreconditionError, RecoupError, RecoveryError, first_line
 from recoup.plan import DirectoryCopy, Plan, load_plan

@@ -99,21 +99,29 @@ def run_recovery(
         fault=fault,
         declared=declared,
     )
-    return conduct(job, lambda run: _procedure(run, request), afterwards=afterwards)
+    return conduct(job, lambda run: recover_data(run, request)(), afterwards=afterwards)
 
 
-def _procedure(run: Run, request: DatabaseRecovery) -> None:
+def recover_data(run: Run, request: DatabaseRecovery, *, alone: bool = True) -> Callable[[], None]:
+    """Bring the data back, prove them, and give what is left to do once users are served.
+
+    Not ``alone``: whoever runs this as a part of more starts the services that depend on it, and sees to the users.
+    """
     plan, step = run.job.plan, run.steps.step
     server = Server.of(plan, run.stack, run.job.component)
     repository = Repository(plan.platform.repository)
     copies = tuple(CopyPlace.open(spec, repository.root) for spec in plan.platform.copies)
     dependents = services_of(plan, plan.dependents(run.job.component))
+    # What served before, however badly, is not left stopped by a recovery that failed; of a part, others decide that.
+    again = dependents if alone else ()
 
     # Decisions of a killed run hold only once its swap had begun: before that the database may have come back,
     # or a newer backup set may be there.
     anew = not any(run.steps.opened_before(one) for one in (swap_databases, replay_wal, fence_primary))
     # 1 verify the status
-    found = step("Diagnose the database", diagnose_database, server, repository, bool(copies), fresh=anew)
+    # Where all was lost an empty database had data: without a set it is not started, and nobody is let in.
+    known = bool(copies) or not alone
+    found = step("Diagnose the database", diagnose_database, server, repository, known, fresh=anew)
     # 2 restart, and wait until it truly answers
     if found.condition not in (Condition.HEALTHY, Condition.DAMAGED) and found.startable:
         starting = found.condition is Condition.STARTING
@@ -135,7 +143,7 @@ def _procedure(run: Run, request: DatabaseRecovery) -> None:
         server = server.named(replayed.service)
     elif base:
         step("Stop the dependent services", stop_services, run.stack, dependents)
-        replayed = _replay(run, server, repository, base, request.to, dependents)
+        replayed = _replay(run, server, repository, base, request.to, again)
     elif needed:
         anew = run.steps.done_before(restore_beside) is None
         used = step(
@@ -144,18 +152,27 @@ def _procedure(run: Run, request: DatabaseRecovery) -> None:
         run.backup = BackupUse(
             set_id=used.set_id, recovery_point=used.recovery_point, skipped=used.skipped, why=f"a dump: {why}"
         )
-        _restore(run, server, repository, used, found, dependents)
+        _restore(run, server, repository, used, found, dependents, again)
     # 4 start dependents
-    step("Start the dependent services", start_services, run.stack, tuple(reversed(dependents)))
+    if alone:
+        step("Start the dependent services", start_services, run.stack, tuple(reversed(dependents)))
     # 5 verify the integrity of the database in use
     compared = used.set_id if used else ""
     integrity = step("Verify the data", check_integrity, server, repository, compared, replayed is not None, fresh=True)
     run.checks.extend(integrity.checks)
     # 6 the user-level check through the gateway
-    seen = _as_user(run, dependents)
-    run.checks.extend(seen.checks)
-    run.mark("restored", seen.restored)
+    if alone:
+        seen = _as_user(run, dependents)
+        run.checks.extend(seen.checks)
+        run.mark("restored", seen.restored)
     _count_loss(run, server, used, replayed)
+    return lambda: _settle(run, server, repository, replayed, sound=sound)
+
+
+def _settle(
+    run: Run, server: Server, repository: Repository, replayed: Replayed | Promoted | None, *, sound: bool
+) -> None:
+    """See to what later recoveries need, once users are served: receiver, base backup, standby."""
     if isinstance(replayed, Promoted):
         receive_anew(run, server)
     if replayed:
@@ -249,18 +266,24 @@ def _base(
 
 
 def _replay(
-    run: Run, server: Server, repository: Repository, base: ChosenBase, to: str, dependents: tuple[str, ...]
+    run: Run, server: Server, repository: Repository, base: ChosenBase, to: str, again: tuple[str, ...]
 ) -> Replayed:
     try:
         return replay(run, server, repository, base, to, _suffix(run))
     except RecoupError:
         if run.stack.state(server.spec.service).running:
-            _start_again(run, dependents)
+            _start_again(run, again)
         raise
 
 
 def _restore(
-    run: Run, server: Server, repository: Repository, used: Chosen, found: Diagnosis, dependents: tuple[str, ...]
+    run: Run,
+    server: Server,
+    repository: Repository,
+    used: Chosen,
+    found: Diagnosis,
+    dependents: tuple[str, ...],
+    again: tuple[str, ...],
 ) -> None:
     step, suffix = run.steps.step, _suffix(run)
     target, kept = f"{server.spec.database}_restore_{suffix}", f"{server.spec.database}_before_{suffix}"
@@ -273,8 +296,7 @@ def _restore(
         run.checks.extend(restored.checks)
         swapped = step("Swap the databases", swap_databases, server, used.set_id, target, kept)
     except RecoupError:
-        # What served before, however badly, is not left stopped by a recovery that failed.
-        _start_again(run, dependents)
+        _start_again(run, again)
         raise
     made = run.steps.done_before(make_new_server)
     run.state_left = "; ".join(
@@ -286,6 +308,8 @@ def _restore(
 
 
 def _start_again(run: Run, dependents: tuple[str, ...]) -> None:
+    if not dependents:
+        return
     try:
         run.steps.step(
             "Start the dependent services again",

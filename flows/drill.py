@@ -118,11 +118,12 @@ def _count(run: Run, canary: Canary, policy: Policy) -> None:
     note_lost(run, canary, None if policy is Policy.ZERO_LOSS else run.stores[0].recovery_point)
 
 
-def note_lost(run: Run, canary: Writer, point: datetime | None) -> None:
-    """Count the writes that are gone into the run's record; those after ``point`` are no failure."""
-    store, restored = run.stores[0], run.clock().restored
-    counted = run.steps.step("Count the canary's lost writes", count_lost_writes, canary, point, restored, fresh=True)
+def note_lost(run: Run, canary: Writer, point: datetime | None, at: int = 0) -> None:
+    """Count the writes that are gone into the run's store of that place; those after ``point`` are no failure."""
+    store, restored = run.stores[at], run.clock().restored
+    title, name = "Count the canary's lost writes", f"count-lost-writes-{store.store}" if at else ""
+    counted = run.steps.step(title, count_lost_writes, canary, point, restored, name=name, fresh=True)
     run.checks.append(counted.check)
-    run.stores[0] = store.model_copy(
+    run.stores[at] = store.model_copy(
         update={"acknowledged_writes": counted.acknowledged, "acknowledged_writes_lost": counted.lost}
     )

@@ -44,7 +44,7 @@ from tasks.evidence import publish_record
 from tasks.images import note_healthy
 
 # Steps whose names begin like this only look.
-_LOOKING = ("diagnose", "choose", "compare")
+_LOOKING = ("diagnose", "choose", "compare", "plan")
 _watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 _records: ContextVar[list[RecoveryRecord] | None] = ContextVar("records", default=None)
 
@@ -335,7 +335,8 @@ def _publish(run: Run, watcher: Watcher, found: Verdict, why: str) -> RecoveryRe
 
 def _acted(run: Run) -> bool:
     return any(
-        step.outcome is StepOutcome.DONE and not step.name.startswith(_LOOKING) for step in run.steps.records.values()
+        step.outcome is StepOutcome.DONE and not step.name.rpartition("/")[2].startswith(_LOOKING)
+        for step in run.steps.records.values()
     )
 
 

@@ -11,9 +11,10 @@ from prefect import flow
 from pydantic import Field
 
 from flows.database import When
-from flows.procedure import Run, Steps, conduct, current_watcher
+from flows.procedure import Run, conduct, current_watcher
 from flows.redis_replica import attach_again, detach, from_replica, kept_apart, was_detached
 from flows.request import Recovery, require_recovered
+from flows.steps import Steps
 from recoup.catalog import Repository
 from recoup.clock import store_loss
 from recoup.errors import RecoupError, RecoveryError
@@ -108,19 +109,25 @@ def run_redis_recovery(
         fault=fault,
         declared=declared,
     )
-    return conduct(job, lambda run: _procedure(run, request), afterwards=afterwards)
+    return conduct(job, lambda run: recover_data(run, request)(), afterwards=afterwards)
 
 
-def _procedure(run: Run, request: RedisRecovery) -> None:
+def recover_data(run: Run, request: RedisRecovery, *, alone: bool = True) -> Callable[[], None]:
+    """Bring the data back, prove them, and give what is left to do once users are served.
+
+    Not ``alone``: whoever runs this as a part of more starts the services that depend on it, and sees to the users.
+    """
     plan, step = run.job.plan, run.steps.step
     server = RedisServer.of(plan, run.stack, run.job.component)
     repository = Repository(plan.platform.repository)
     dependents = services_of(plan, plan.dependents(run.job.component))
+    # What served before, however badly, is not left stopped by a recovery that failed; of a part, others decide that.
+    again = dependents if alone else ()
 
     # Decisions of a killed run hold only once it had begun to lay the copy down.
     anew = not run.steps.opened_before(restore_redis)
     # 1 verify the status
-    found = step("Diagnose Redis", diagnose_redis, server, repository, fresh=anew)
+    found = step("Diagnose Redis", diagnose_redis, server, repository, copies_of(plan), fresh=anew)
     require_saving(found)
     # 2 a replica that follows an emptied primary empties itself: it is detached before anything starts the primary
     replica, always = Replica.of(plan, server), request.restore is When.ALWAYS
@@ -138,22 +145,29 @@ def _procedure(run: Run, request: RedisRecovery) -> None:
         lost = found.condition not in AS_IT_WAS or _is_behind(run, server, request, detached, anew)
         if always or lost:
             used = _choose(run, server, repository, request, lost, replica, detached)
-            _restore(run, server, repository, used, dependents)
+            _restore(run, server, repository, used, dependents, again)
         # 5 start dependents
-        step("Start the dependent services", start_services, run.stack, tuple(reversed(dependents)))
+        if alone:
+            step("Start the dependent services", start_services, run.stack, tuple(reversed(dependents)))
         # 6 look at the data in use
         seen = step("Verify the data", check_redis, server, repository, used is not None, fresh=True)
         run.checks.extend(seen.checks)
         # 7 the user-level check through the gateway
-        user = _as_user(run, dependents)
-        run.checks.extend(user.checks)
-        run.mark("restored", user.restored)
+        if alone:
+            user = _as_user(run, dependents)
+            run.checks.extend(user.checks)
+            run.mark("restored", user.restored)
         _count_loss(run, server, used)
     if any(check.outcome is not Outcome.PASSED for check in run.checks):
         run.next_step = "see to what the check names; if the data are wrong: recoup recover redis --restore always"
     # 8 attach the replica again; data of its own that are nowhere else are kept
-    if replica:
-        attach_again(run, replica, keep=not (used and used.of_replica), label=_label(run))
+    covered = used is not None and used.of_replica
+
+    def settle() -> None:
+        if replica:
+            attach_again(run, replica, keep=not covered, label=_label(run))
+
+    return settle
 
 
 def _is_behind(run: Run, server: RedisServer, request: RedisRecovery, detached: Detached | None, anew: bool) -> bool:
@@ -199,15 +213,19 @@ def _choose(
 
 
 def _restore(
-    run: Run, server: RedisServer, repository: Repository, used: RedisChosen, dependents: tuple[str, ...]
+    run: Run,
+    server: RedisServer,
+    repository: Repository,
+    used: RedisChosen,
+    dependents: tuple[str, ...],
+    again: tuple[str, ...],
 ) -> None:
     step = run.steps.step
     step("Stop the dependent services", stop_services, run.stack, dependents)
     try:
         done = step("Put the old data aside and restore", restore_redis, server, repository, used.set_id, _label(run))
     except RecoupError:
-        # What served before, however badly, is not left stopped by a recovery that failed.
-        _start_again(run, dependents)
+        _start_again(run, again)
         raise
     run.checks.extend(done.checks)
     run.state_left = f"old data kept at {done.aside}"
@@ -220,6 +238,8 @@ def _label(run: Run) -> str:
 
 def _start_again(run: Run, dependents: tuple[str, ...]) -> None:
     services = tuple(reversed(dependents))
+    if not services:
+        return
     try:
         run.steps.step(
             "Start the dependent services again", start_services, run.stack, services, name="start-again", fresh=True

@@ -8,7 +8,8 @@ from prefect import flow
 from pydantic import Field
 
 from flows.continuous import note_receiving
-from flows.procedure import Run, Steps, current_watcher, operator
+from flows.procedure import Run, current_watcher, operator
+from flows.steps import Steps
 from recoup.catalog import Repository
 from recoup.lease import lease
 from recoup.plan import Plan, load_plan

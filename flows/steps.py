@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from copy import copy
 from typing import Any, TypeVar, get_type_hints
 
 from prefect import Task
@@ -28,10 +30,25 @@ class Steps:
         self.journal = journal
         self.records: dict[str, StepRecord] = {s.name: s for s in journal.steps} if journal else {}
         self._reached: set[str] = set()
+        self._part = ""
+        self._halted = threading.Event()
+
+    def part(self, name: str) -> Steps:
+        """Give the steps of one part of this run: in the same record and journal, each named after the part."""
+        steps = copy(self)
+        steps._part = name
+        return steps
+
+    def halt(self) -> None:
+        """Let no further step of any part begin; those under way end."""
+        self._halted.set()
 
     def step(self, title: str, task: Task[..., M], *args: Any, name: str = "", fresh: bool = False) -> M:
         """Run a step and give its result; one that a killed run had finished is not repeated, unless ``fresh``."""
-        name = name or task.name
+        name = self._full(name or task.name)
+        title = f"{self._part}: {title[0].lower()}{title[1:]}" if self._part else title
+        if self._halted.is_set():
+            raise KeyboardInterrupt
         if self.journal and not fresh and (done := self.journal.result_of(name)):
             record, text = done
             self._tell(record.model_copy(update={"resumed": True}))
@@ -77,11 +94,11 @@ class Steps:
 
     def opened_before(self, task: Task[..., Any]) -> bool:
         """Say whether this run, killed or not, has ever opened the step."""
-        return task.name in self.records
+        return self._full(task.name) in self.records
 
     def done_before(self, task: Task[..., M]) -> M | None:
         """Give the result of a step that this run, killed or not, has done."""
-        done = self.journal.result_of(task.name) if self.journal else None
+        done = self.journal.result_of(self._full(task.name)) if self.journal else None
         return _result_type(task).model_validate_json(done[1]) if done else None
 
     def leave_behind(self) -> None:
@@ -91,6 +108,9 @@ class Steps:
                 self.records[name] = record.model_copy(
                     update={"outcome": StepOutcome.SKIPPED, "detail": "begun by the killed run; no longer needed"}
                 )
+
+    def _full(self, name: str) -> str:
+        return f"{self._part}/{name}" if self._part else name
 
     def _tell(self, record: StepRecord) -> None:
         self._reached.add(record.name)

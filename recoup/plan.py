@@ -31,34 +31,36 @@ from recoup.plan_document import (
 )
 from recoup.plan_parts import (
     BackupPolicy,
-    Certificates,
     ChainComponent,
     Component,
-    ComposeSite,
     ConfigurationComponent,
     ContinuousPolicy,
     ContractComponent,
-    Copy,
-    DirectoryCopy,
     EnclaveComponent,
     Endpoint,
+    PostgresComponent,
+    RedisComponent,
+    RedisReplica,
+    ServiceComponent,
+    Standby,
+    WalPolicy,
+)
+from recoup.plan_platform import (
+    Certificates,
+    ComposeSite,
+    Copy,
+    DirectoryCopy,
     Gateway,
     Login,
     Monitoring,
-    Name,
     Platform,
-    PostgresComponent,
     ProcessSite,
-    RedisComponent,
-    RedisReplica,
     Request,
     S3Copy,
-    ServiceComponent,
-    Standby,
-    Text,
-    WalPolicy,
+    Terraform,
 )
 from recoup.plan_rules import broken
+from recoup.plan_words import Name, Text
 from recoup.records import Frozen
 
 __all__ = [
@@ -98,6 +100,7 @@ __all__ = [
     "Scenario",
     "ServiceComponent",
     "Standby",
+    "Terraform",
     "UsefulCommand",
     "WalPolicy",
     "WrittenProcedure",
@@ -182,8 +185,10 @@ class Plan(Frozen):
         return f"{contact.role} ({contact.name})"
 
     def rto(self, component: str) -> timedelta:
-        """Give the recovery time objective of a component, by its tier."""
+        """Give the recovery time objective of a component, by its tier; of the platform's own name, that of all."""
         rto = self.objectives.rto
+        if component == self.platform.name and component not in self.components:
+            return rto.platform
         return rto.critical if self.component(component).tier == "critical" else rto.non_critical
 
     def rpo(self, store: str) -> timedelta:

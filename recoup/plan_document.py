@@ -1,4 +1,4 @@
-"""What the plan is made of, second part: what the written document tells people."""
+"""What the plan is made of, third part: what the written document tells people."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
 
-from recoup.plan_parts import Count, Duration, Name, Text
+from recoup.plan_words import Count, Duration, Name, Text
 from recoup.records import Frozen
 
 Procedure = Literal["database", "service", "platform", "blockchain", "breach"]

@@ -11,8 +11,8 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from recoup.plan_parts import UNIT_MISSING
 from recoup.plan_text import Place, PlanText, Problem, show_place
+from recoup.plan_words import UNIT_MISSING
 from recoup.secrets import SecretRef
 
 M = TypeVar("M", bound=BaseModel)
@@ -171,7 +171,10 @@ def _problem(fault: ErrorDetails, known: set[str]) -> Problem:
 def _near(place: Place, known: set[str]) -> str:
     if place[-1] in known:
         return ""
-    return next(iter(difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.75)), "")
+    written = str(place[-1])
+    near = difflib.get_close_matches(written, known, cutoff=0.75)
+    # Letters that changed places come before letters that are others.
+    return next((one for one in near if sorted(one) == sorted(written)), near[0] if near else "")
 
 
 def _without_misspelt(problems: list[Problem]) -> list[Problem]:

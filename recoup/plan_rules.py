@@ -14,9 +14,9 @@ from recoup.plan_parts import (
     ContractComponent,
     PostgresComponent,
     RedisComponent,
-    write_duration,
 )
 from recoup.plan_text import Place, Problem
+from recoup.plan_words import write_duration
 from recoup.sealing import wrong_recipient
 
 if TYPE_CHECKING:

@@ -71,11 +71,12 @@ def run(
     stdout: BinaryIO | None = None,
     check: bool = True,
     user: str | None = None,
+    grace: timedelta = GRACE,
 ) -> Completed:
     """Run a program to its end and give its answer.
 
     Runs in a process group of its own; at the time-out, and when the caller is interrupted, the group gets
-    SIGTERM, five seconds of grace, then SIGKILL. ``stdin`` bytes are fed, a file is streamed; ``stdout`` given,
+    SIGTERM, five seconds of ``grace``, then SIGKILL. ``stdin`` bytes are fed, a file is streamed; ``stdout`` given,
     the output goes there. Raises ProgramError on a missing program, a time-out, or (with ``check``) a non-zero code.
     """
     name = command.argv[0]
@@ -108,9 +109,9 @@ def run(
             timed_out = False
         except subprocess.TimeoutExpired:
             timed_out = True
-            end_group(child)
+            end_group(child, grace)
         except BaseException:
-            end_group(child)
+            end_group(child, grace)
             raise
         if feeder:
             feeder.join(timeout=1)

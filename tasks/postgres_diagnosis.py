@@ -73,11 +73,11 @@ def look_at_data(server: Server, repository: Repository, *, read_all: bool = Tru
 
 
 @step(timeout=timedelta(minutes=15))
-def diagnose_database(server: Server, repository: Repository, copies: bool = False) -> Diagnosis:
-    """Give the condition of the server; changes nothing. ``copies``: there may be sets elsewhere."""
+def diagnose_database(server: Server, repository: Repository, known: bool = False) -> Diagnosis:
+    """Give the condition of the server; changes nothing. ``known``: it had data, with a set of them here or not."""
     found = look(server, repository)
     # Only with sets to restore: a server that never had data is started like any other.
-    restorable = copies or _known_server(server, repository)
+    restorable = known or _known_server(server, repository)
     if found.condition is Condition.DOWN and restorable and (what := _no_data(server)):
         return found.model_copy(update={"seen": f"{found.seen}, its data directory is {what}", "emptied": True})
     if server.spec.standby and found.condition is not Condition.HEALTHY and role_of(server) is Role.FENCED:

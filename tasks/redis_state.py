@@ -9,6 +9,8 @@ import redis
 from recoup.catalog import BackupSet, Repository
 from recoup.errors import PreconditionError, RecoveryError, first_line
 from recoup.records import Check, Frozen, Outcome, Subject
+from tasks.copies import CopyPlace
+from tasks.copies_sync import fetch_from_any
 from tasks.redis_content import Sampled, expected_keys, measure
 from tasks.redis_scratch import read_detail, snapshot_of, snapshot_time
 from tasks.redis_server import (
@@ -58,9 +60,18 @@ def look(server: RedisServer, repository: Repository) -> Diagnosis:
         return Diagnosis(condition=Condition.REFUSING, seen=first_line(error))
 
 
-@step(timeout=timedelta(minutes=15))
-def diagnose_redis(server: RedisServer, repository: Repository) -> Diagnosis:
-    """Give the condition of the server; changes nothing. Raises PreconditionError when the password is turned away."""
+@step(timeout=timedelta(hours=1))
+def diagnose_redis(server: RedisServer, repository: Repository, copies: tuple[CopyPlace, ...] = ()) -> Diagnosis:
+    """Give the condition of the server, which is not changed. PreconditionError when the password is turned away.
+
+    Where no set is here to tell by, as on a new host, the newest is fetched from a copy first: without one, an empty
+    server would pass for one that never had anything.
+    """
+    if copies and not any(snapshot_of(one) for one in repository.sets(server.spec.store)):
+        try:
+            fetch_from_any(copies, server.spec.store, repository)
+        except RecoveryError as error:
+            note(f"no set to tell by: {error.what}")
     return look(server, repository)
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from recoup.errors import PreconditionError, RecoveryError
 from recoup.places import state_home
-from recoup.plan import ComposeSite, ProcessSite, WalPolicy
+from recoup.plan import ComposeSite, ProcessSite, Terraform, WalPolicy
 from recoup.stacks import proctable
 from tasks import sandbox_process
 from tasks.sandbox_certificate import Authority
@@ -58,12 +58,14 @@ def create(
     policy: WalPolicy | None = None,
     standby: bool = False,
     redis_replica: bool = False,
+    provisioned: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Sandbox:
     """Give a new sandbox, up and answering at its gateway; sandboxes of dead owners are cleaned away first.
 
     With a ``policy`` its WAL is received as it is written, by a service of its own; with a ``standby``, which needs a
-    policy, a second database follows the first; with ``redis_replica`` a second Redis.
+    policy, a second database follows the first; with ``redis_replica`` a second Redis. ``provisioned``: what it stands
+    on was made by Terraform.
 
     Takes seconds; gives up after 60 with RecoveryError naming the service and its last log lines. Whatever goes
     wrong, an interruption too, nothing is left behind.
@@ -72,7 +74,7 @@ def create(
         progress(f"cleaned away the abandoned sandbox {gone}")
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            return _create(kind, policy, standby, redis_replica, progress)
+            return _create(kind, policy, standby, redis_replica, provisioned, progress)
         except sandbox_process.PortLost:
             if attempt == _ATTEMPTS:
                 raise
@@ -106,7 +108,12 @@ def sweep() -> tuple[str, ...]:
 
 
 def _create(
-    kind: Kind, policy: WalPolicy | None, standby: bool, redis_replica: bool, progress: Callable[[str], None]
+    kind: Kind,
+    policy: WalPolicy | None,
+    standby: bool,
+    redis_replica: bool,
+    provisioned: bool,
+    progress: Callable[[str], None],
 ) -> Sandbox:
     state = state_home()
     _enterable(state / "sandboxes")
@@ -114,7 +121,13 @@ def _create(
     directory = _claim(identity, kind)
     receiver = policy is not None
     site: ComposeSite | ProcessSite
+    terraform: Terraform | None = None
     try:
+        if provisioned:
+            from tasks.sandbox_terraform import provision
+
+            progress("having Terraform make what it stands on")
+            terraform = provision(kind, directory, identity)
         if kind == "process":
             _write_secrets(directory / "secrets")
             _write_certificate(directory)
@@ -126,9 +139,15 @@ def _create(
             from tasks import sandbox_compose
 
             site, url = sandbox_compose.bring_up(
-                directory, identity, progress, receiver=receiver, standby=standby, redis_replica=redis_replica
+                directory,
+                identity,
+                progress,
+                receiver=receiver,
+                standby=standby,
+                redis_replica=redis_replica,
+                provisioned=provisioned,
             )
-        plan = write_plan(directory, identity, site, url, policy, standby, redis_replica)
+        plan = write_plan(directory, identity, site, url, policy, standby, redis_replica, terraform)
     except BaseException:
         _destroy(directory, identity, kind)
         raise

@@ -26,6 +26,7 @@ SANDBOX = Path(__file__).resolve().parent.parent / "infra" / "sandbox"
 CONTINUOUS = SANDBOX.parent / "postgres" / "compose.continuous.yaml"
 STANDBY = CONTINUOUS.with_name("compose.standby.yaml")
 REDIS_REPLICA = SANDBOX.parent / "redis" / "compose.replica.yaml"
+PROVISIONED = SANDBOX / "compose.provisioned.yaml"
 BUILD, UP = timedelta(minutes=30), timedelta(minutes=5)
 _ROUNDS = 5
 _CURRENT = "current"
@@ -39,6 +40,7 @@ def bring_up(
     receiver: bool = False,
     standby: bool = False,
     redis_replica: bool = False,
+    provisioned: bool = False,
 ) -> tuple[ComposeSite, str]:
     """Start a sandbox and give its site and the gateway's URL.
 
@@ -57,6 +59,7 @@ def bring_up(
     public = {
         "RECOUP_SANDBOX_ID": sandbox_id,
         "RECOUP_PREFIX": f"{sandbox_id}-",
+        "RECOUP_PROJECT": f"recoup-{sandbox_id}",
         **images,
         "GATEWAY_PORT": str(port),
         "DB_NAME": "neo_service_layer",
@@ -77,7 +80,7 @@ def bring_up(
     kept.mkdir(mode=0o700, exist_ok=True)
     for name in ("DB_PASSWORD", "SMOKE_USER", "SMOKE_PASSWORD"):
         _private(kept / name.lower(), values[name])
-    wanted = {CONTINUOUS: receiver, STANDBY: standby, REDIS_REPLICA: redis_replica}
+    wanted = {CONTINUOUS: receiver, STANDBY: standby, REDIS_REPLICA: redis_replica, PROVISIONED: provisioned}
     overrides = tuple(path for path, here in wanted.items() if here)
     site = ComposeSite(
         file=SANDBOX / "compose.yaml", project=f"recoup-{sandbox_id}", env_file=env_file, overrides=overrides
@@ -96,6 +99,14 @@ def tear_down(sandbox_id: str, directory: Path) -> None:
 
     Can be repeated, also for a sandbox that was never whole.
     """
+    remove_from_engine(sandbox_id)
+    (directory / "compose.env").unlink(missing_ok=True)
+    for name in ("db_password", "smoke_user", "smoke_password"):
+        (directory / "secrets" / name).unlink(missing_ok=True)
+
+
+def remove_from_engine(sandbox_id: str) -> None:
+    """Remove a sandbox's containers, networks and volumes, those put aside too. Can be repeated."""
     if not sandbox_id:
         raise PreconditionError("a sandbox without an id cannot be told from what is no sandbox")
     client, _ = connect()
@@ -119,9 +130,6 @@ def tear_down(sandbox_id: str, directory: Path) -> None:
             state="some of its containers, networks or volumes are left",
             next_step=f"docker ps --all --filter label={SANDBOX_LABEL}={sandbox_id}",
         )
-    (directory / "compose.env").unlink(missing_ok=True)
-    for name in ("db_password", "smoke_user", "smoke_password"):
-        (directory / "secrets" / name).unlink(missing_ok=True)
 
 
 def release_bad_image(sandbox_id: str) -> None:

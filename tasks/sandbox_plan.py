@@ -16,6 +16,7 @@ from recoup.plan import (
     RedisReplica,
     ServiceComponent,
     Standby,
+    Terraform,
     WalPolicy,
     load_plan,
 )
@@ -44,6 +45,7 @@ def write_plan(
     policy: WalPolicy | None = None,
     standby: bool = False,
     redis_replica: bool = False,
+    terraform: Terraform | None = None,
 ) -> Path:
     """Write ``directory/plan.yaml`` and give its path: every address, place and secret in it is the sandbox's own.
 
@@ -63,6 +65,7 @@ def write_plan(
             "state": directory / "state",
             "repository": directory / "backups",
             "copies": (),
+            "terraform": terraform,
             "scratch": directory / "scratch",
             "gateway": gateway.model_copy(update={"url": url, "port": HTTP_PORT, "login": login, "ca": ca}),
         }

@@ -40,6 +40,7 @@ _APPLICATIONS = {
     "neo-x-rpc": ("rpc-x", ()),
     GATEWAY: ("gateway", ("redis", "records-service", "accounts-service")),
 }
+APPLICATION_HOMES = tuple(_APPLICATIONS)
 
 
 _SECRETS = ("db_password", "redis_password", "jwt_secret", "smoke_user", "smoke_password")
@@ -132,7 +133,7 @@ def _specification(
         sockets = _short_socket_place(identity)
     databases = ("postgres", *((STANDBY,) if standby else ()))
     for name in (*databases, *([RECEIVER] if receiver else []), *_APPLICATIONS):
-        (homes / name).mkdir(parents=True)
+        (homes / name).mkdir(parents=True, exist_ok=True)
     if user:
         entry = pwd.getpwnam(user)
         for name in databases:
@@ -223,7 +224,7 @@ def _standby(postgres: ServiceSpec, ports: _Ports, home: Path, sockets: Path) ->
 
 def _redis(name: str, home: Path, secrets: Path, port: int, of: int | None = None) -> ServiceSpec:
     server = redis_server()
-    home.mkdir(parents=True)
+    home.mkdir(parents=True, exist_ok=True)
     return ServiceSpec(
         name=name,
         argv=(sys.executable, "-I", "-S", str(_RESOURCES / "process" / "start_redis.py")),

@@ -68,6 +68,10 @@ class Stack(Protocol):
 
     def state(self, service: str) -> ServiceState: ...
 
+    def create(self, *, timeout: timedelta = ...) -> None:
+        """Make every service that is not there from its definition, without starting any; what is there stays."""
+        ...
+
     def start(self, service: str, *, timeout: timedelta = ...) -> None:
         """Start a service that exists; does not wait for its health."""
         ...
@@ -178,5 +182,5 @@ def open_stack(plan: Plan) -> Stack:
 
     stack = plan.platform.stack
     if stack.kind == "compose":
-        return ComposeStack.open(stack)
+        return ComposeStack.open(stack, plan.platform.version)
     return ProcessStack.open(stack.directory)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from recoup.plan import ComposeSite
 
 START = timedelta(seconds=120)
+CREATE = timedelta(minutes=30)
 STOP = timedelta(seconds=30)
 COPY = timedelta(minutes=30)
 ASIDE_LABEL = "io.recoup.aside"
@@ -66,13 +67,16 @@ class ComposeStack:
         self._project = project
 
     @classmethod
-    def open(cls, site: ComposeSite) -> ComposeStack:
-        """Give the stack of a Compose file; raises PreconditionError when the engine or the file is not there."""
+    def open(cls, site: ComposeSite, version: str | None = None) -> ComposeStack:
+        """Give the stack of a Compose file; raises PreconditionError when the engine or the file is not there.
+
+        ``version`` is what the file reads as PLATFORM_VERSION.
+        """
         for path in (site.file, *site.overrides, *((site.env_file,) if site.env_file else ())):
             if not path.is_file():
                 raise PreconditionError(f"the file {path} is not there", next_step="correct platform.stack in the plan")
         client, engine = connect()
-        return cls(Project(site, client, engine))
+        return cls(Project(site, client, engine, version))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -123,6 +127,10 @@ class ComposeStack:
         raise RecoveryError(f"{service} has no address: it is in no network", state="nothing was changed")
 
     # -- starting and stopping ------------------------------------------------------------------------------
+
+    def create(self, *, timeout: timedelta = CREATE) -> None:
+        # Never recreated: what survived may hold what no backup has.
+        self._project.compose("create", "--no-build", "--no-recreate", timeout=timeout)
 
     def start(self, service: str, *, timeout: timedelta = START) -> None:
         containers = self._project.of(service)

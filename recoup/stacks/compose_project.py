@@ -58,15 +58,16 @@ def asking(what: str, *, state: str = "nothing was changed") -> Iterator[None]:
 class Project:
     """One Compose project. ``engine`` is the engine's address, given to the docker client on each call."""
 
-    def __init__(self, site: ComposeSite, client: docker.DockerClient, engine: str) -> None:
+    def __init__(self, site: ComposeSite, client: docker.DockerClient, engine: str, version: str | None = None) -> None:
         self.name = site.project
         self.client = client
         self.engine = engine
         self._site = site
+        self._version = {"PLATFORM_VERSION": version} if version else {}
 
     def command(self, *argv: str, secrets: Mapping[str, SecretStr] = {}) -> Command:
         # Named here so that a docker context can never send the CLI to another engine than the SDK's.
-        return Command(("docker", *argv), {"DOCKER_HOST": self.engine}, secrets)
+        return Command(("docker", *argv), {"DOCKER_HOST": self.engine, **self._version}, secrets)
 
     def compose(self, *argv: str, timeout: timedelta, also: tuple[Path, ...] = ()) -> Completed:
         """Run a Compose command on the project's own files; ``also``: files laid over them this once."""

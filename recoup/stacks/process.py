@@ -92,6 +92,13 @@ class ProcessStack:
             return ServiceState(service, False, Health.NONE, status, code, started, stopped=stopped)
         return ServiceState(service, True, self._health(spec, started), f"running (pid {who.pid})", None, started)
 
+    def create(self, *, timeout: timedelta = START) -> None:
+        self._spec = _read_spec(self.directory)
+        for spec in self._spec.services:
+            if not spec.home.is_dir():
+                spec.home.parent.mkdir(parents=True, exist_ok=True)
+                empty_place(spec.home, owner_of(spec), 0o755)
+
     def start(self, service: str, *, timeout: timedelta = START) -> None:
         spec = process_made.made(self.directory, self._service(service))
         with self._held(spec, timeout) as pid_file:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from flows.backup import run_backup
 from flows.database import DatabaseRecovery, run_recovery
+from flows.platform import PlatformRecovery, run_platform_recovery
 from flows.procedure import watched_by
 from recoup.ledger import Ledger
 from recoup.plan import Plan, load_plan
@@ -89,6 +90,11 @@ class Platform(DatabaseInUse):
         return set(self.sql("SELECT datname FROM pg_database", "postgres").split())
 
 
+def rebuild_and_die(platform: Platform, began: datetime, step: str) -> int:
+    """Rebuild the whole platform in a process that is killed when it opens a step; gives its exit code."""
+    return run_in_a_process_of_its_own(_rebuild_and_die, platform.sandbox.plan, platform.ledger.path, began, step)
+
+
 def run_in_a_process_of_its_own(function: Callable[..., None], *args: object) -> int:
     """Run a function of a module in a process, and give its exit code."""
     child = _SEPARATE.Process(target=function, args=args)
@@ -134,6 +140,11 @@ def _recover_and_die(plan: Path, ledger: Path, began: datetime, step: str, note:
     with watched_by(Killer(step, note)):
         request = DatabaseRecovery(plan=plan, began=began)
         run_recovery(load_plan(plan), request, ledger=ledger)
+
+
+def _rebuild_and_die(plan: Path, ledger: Path, began: datetime, step: str) -> None:
+    with watched_by(Killer(step, "")):
+        run_platform_recovery(load_plan(plan), PlatformRecovery(plan=plan, began=began), ledger=ledger)
 
 
 def _back_up_and_die(path: Path, note: str) -> None:

@@ -141,8 +141,8 @@ def test_the_backup_is_scheduled_as_often_as_the_plan_needs(api: Api, sandbox: S
 def test_what_people_need_is_offered_and_retention_is_applied_by_schedule(api: Api) -> None:
     offered = {str(one["name"]): one for one in api.post("/deployments/filter", {})}
     by_clock = {"back-up-database", "back-up-redis", "back-up-configuration", "prune-backups", "validate"}
-    by_hand = {f"recover-{one}" for one in ("database", "redis", "service", "configuration")}
-    by_hand |= {"restore-table", "verify-database-backup", "drill-database", "drill-redis", "drill-service"}
+    by_hand = {f"recover-{one}" for one in ("database", "redis", "service", "platform", "configuration")}
+    by_hand |= {"restore-table", "verify-database-backup", "drill-database", "drill-redis", "drill-service"} | {"drill-platform"}
     assert set(offered) == by_hand | by_clock
     for name, deployment in offered.items():
         assert bool(deployment["schedules"]) == (name in by_clock), name

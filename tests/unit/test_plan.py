@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from recoup.errors import PreconditionError
 from recoup.plan import Plan, ProcessSite, json_schema, load_plan
-from recoup.plan_parts import parse_duration, write_duration
+from recoup.plan_words import parse_duration, write_duration
 
 PLAN = Path(__file__).resolve().parents[2] / "infra" / "plan.yaml"
 
