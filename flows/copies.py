@@ -112,8 +112,13 @@ class Pruned:
     failed: tuple[str, ...] = ()
 
 
-def prune_everywhere(plan: Plan, series: tuple[str, ...], *, dry_run: bool) -> Iterator[Pruned]:
-    """Apply the plan's retention to these series here and in every copy, or say what it would do."""
+def prune_everywhere(
+    plan: Plan, series: tuple[str, ...], *, dry_run: bool, by_schedule: bool = False
+) -> Iterator[Pruned]:
+    """Apply the plan's retention to these series here and in every copy, or say what it would do.
+
+    ``by_schedule``: copies in which this host may not remove anything are passed over.
+    """
     repository = Repository(plan.platform.repository)
     known = {name: rule for name, rule in rules(plan).items() if name in series}
     wal = {name: place for name, place in received_wal(plan).items() if name in series}
@@ -129,6 +134,8 @@ def prune_everywhere(plan: Plan, series: tuple[str, ...], *, dry_run: bool) -> I
         unneeded += prune_received(place, here, dry_run=dry_run)
     yield Pruned(str(repository.root), tuple(decisions), tuple(unneeded))
     for spec in plan.platform.copies:
+        if by_schedule and not spec.removes:
+            continue
         yield _prune_copy(CopyPlace.open(spec, repository.root), repository, known, wal, here, dry_run=dry_run)
 
 

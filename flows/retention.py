@@ -37,7 +37,7 @@ def prune_backups(request: PruneBackups) -> Applied:
     plan, tell = load_plan(request.plan), current_watcher().note
     gone: list[str] = []
     failed: list[str] = []
-    for pruned in prune_everywhere(plan, tuple(rules(plan)), dry_run=request.dry_run):
+    for pruned in prune_everywhere(plan, tuple(rules(plan)), dry_run=request.dry_run, by_schedule=True):
         for one in pruned.decisions:
             tell(f"{pruned.where}: {one.set_id} {'stays' if one.kept else 'goes'}: {one.reason}")
         gone += [f"{pruned.where}: {one.set_id}" for one in pruned.decisions if not one.kept]

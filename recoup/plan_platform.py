@@ -13,12 +13,16 @@ from recoup.records import Frozen
 
 
 class DirectoryCopy(Frozen):
-    """Another directory that every backup set is copied to, such as a mounted disk; ``offsite``: it is elsewhere."""
+    """Another directory that every backup set is copied to, such as a mounted disk; ``offsite``: it is elsewhere.
+
+    ``removes``: see S3Copy.
+    """
 
     kind: Literal["directory"] = "directory"
     name: Name
     path: Path
     offsite: bool = False
+    removes: bool = True
     recipients: tuple[Text, ...] = ()
     identity: Secret | None = None
 
@@ -28,7 +32,8 @@ class S3Copy(Frozen):
 
     ``recipients`` are the public age keys the sets are encrypted to before they leave this machine, ``identity`` where
     the private key is, needed to restore only and so held apart. ``lock``: how long Object Lock (COMPLIANCE) forbids
-    anybody to delete what was copied.
+    anybody to delete what was copied. ``removes`` false: this host may not remove anything there, so retention is only
+    applied by ``recoup backup prune``, run with other rights.
     """
 
     kind: Literal["s3"] = "s3"
@@ -42,6 +47,7 @@ class S3Copy(Frozen):
     kms_key: Text | None = None
     lock: Duration | None = None
     offsite: bool = True
+    removes: bool = True
     recipients: tuple[Text, ...] = ()
     identity: Secret | None = None
 

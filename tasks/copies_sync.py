@@ -82,6 +82,7 @@ def sync_copy(
 ) -> Synced:
     """Bring every set the copy should have and lacks there, newest first, and remove what has expired, WAL too.
 
+    Where the plan says that this host removes nothing, what has expired stays for ``recoup backup prune``.
     ``wal``: where the WAL of each series is received. One set that cannot be copied does not stop the others. Raises
     RecoupError when the place itself cannot be used.
     """
@@ -100,6 +101,8 @@ def sync_copy(
             except RecoupError as error:
                 problems.append(f"{one.set_id} was not copied: {first_line(error)}")
         _note_tested(repository, copy, name, there, problems)
+        if not copy.spec.removes:
+            continue
         for decision in expiring(copy, name, rule, wal.get(name)):
             if not decision.kept:
                 _remove(copy, decision.set_id, removed, problems)
@@ -112,7 +115,7 @@ def sync_copy(
         pushed=tuple(pushed),
         size=size,
         removed=tuple(removed),
-        segments_removed=_prune_wal(copy, repository, wal, problems),
+        segments_removed=_prune_wal(copy, repository, wal, problems) if copy.spec.removes else 0,
         problems=tuple(problems),
     )
 

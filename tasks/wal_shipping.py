@@ -111,14 +111,17 @@ class Shipper:
             self.copy.place.put(packed, key, FileEntry(path=key, size=packed.stat().st_size, sha256=digest))
         self._seen[path] = state
         older = there.get(which, []) if growing else there.pop((which[0], which[1] + _PARTIAL), [])
-        there[which] = [key]
-        if older:
-            try:
-                self.copy.place.remove(older)
-            except RecoveryError:
-                # Locked there for a while: of several the newest is taken.
-                there[which] += older
+        # Of several the newest is taken.
+        there[which] = [key, *self._left(older)]
         return True
+
+    def _left(self, older: list[str]) -> list[str]:
+        """Remove older states and give those that stay: locked there for a while, or not this host's to remove."""
+        if older and self.copy.spec.removes:
+            with suppress(RecoveryError):
+                self.copy.place.remove(older)
+                return []
+        return older
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,9 @@ def test_what_people_need_is_offered_and_retention_is_applied_by_schedule(api: A
     offered = {str(one["name"]): one for one in api.post("/deployments/filter", {})}
     by_clock = {"back-up-database", "back-up-redis", "back-up-configuration", "prune-backups", "validate"}
     by_hand = {f"recover-{one}" for one in ("database", "redis", "service", "platform", "configuration")}
-    by_hand |= {"restore-table", "verify-database-backup", "drill-database", "drill-redis", "drill-service"} | {"drill-platform"}
+    by_hand |= {"restore-table", "verify-database-backup", "drill-database", "drill-redis", "drill-service"} | {
+        "drill-platform"
+    }
     assert set(offered) == by_hand | by_clock
     for name, deployment in offered.items():
         assert bool(deployment["schedules"]) == (name in by_clock), name

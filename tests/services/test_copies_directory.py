@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.copies import fetch_latest, run_copies
+from flows.copies import fetch_latest, prune_everywhere, run_copies
 from recoup.catalog import MANIFEST, BackupSet, Repository, problems, set_id, sha256
 from recoup.errors import BusyError, DamagedError, PreconditionError, RecoveryError, WrongKeyError
 from recoup.manifest import BaseBackup, Verification
@@ -346,6 +346,28 @@ def test_what_a_killed_push_left_goes_when_its_set_is_gone_here(here: Repository
     made = run_copies(plan_with(here.root, disk))
     assert made.synced[0].removed == (old,)
     assert (disk.path / young).exists(), "another machine may be at it"
+
+
+def test_where_this_host_removes_nothing_what_has_expired_stays_until_somebody_prunes(
+    here: Repository, disk: DirectoryCopy
+) -> None:
+    mine = disk.model_copy(update={"removes": False})
+    copy, plan = CopyPlace.open(mine, here.root), plan_with(here.root, mine)
+    for n in range(3):
+        copy.push(taken(here, NOON + hour(n)))
+    half = set_id("database", now() - timedelta(days=2))
+    (disk.path / half).mkdir()
+    (disk.path / half / "globals.sql").write_text("half")
+    synced = sync_copy.fn(here, copy, {"database": Keep(1)})
+    assert (synced.removed, synced.problems) == ((), ())
+    assert len(copy.sets("database")) == 3
+    assert (disk.path / half).exists()
+
+    def places(by_schedule: bool) -> list[str]:
+        return [one.where for one in prune_everywhere(plan, ("database",), dry_run=True, by_schedule=by_schedule)]
+
+    assert [place for place in places(True) if mine.name in place] == []
+    assert len([place for place in places(False) if mine.name in place]) == 1
 
 
 def test_with_no_copy_that_has_one_every_reason_is_told(there: Repository, disk: DirectoryCopy, tmp_path: Path) -> None:
