@@ -138,6 +138,7 @@ def _create(
         else:
             from tasks import sandbox_compose
 
+            (directory / "secrets").mkdir(mode=0o700)
             site, url = sandbox_compose.bring_up(
                 directory,
                 identity,
@@ -146,6 +147,7 @@ def _create(
                 standby=standby,
                 redis_replica=redis_replica,
                 provisioned=provisioned,
+                certificate=_write_certificate(directory),
             )
         plan = write_plan(directory, identity, site, url, policy, standby, redis_replica, terraform)
     except BaseException:
@@ -206,13 +208,14 @@ def _write_secrets(place: Path) -> None:
         _write_private(place / name, value)
 
 
-def _write_certificate(directory: Path) -> None:
+def _write_certificate(directory: Path) -> Path:
     """Write the sandbox's CA, which its plan trusts, and the gateway's certificate with its key, base64 of PEM."""
     authority = Authority.make(f"recoup sandbox {directory.name}")
     (directory / CA).write_bytes(authority.pem)
     issued = authority.issue("127.0.0.1", "localhost")
-    together = base64.b64encode(issued.certificate + issued.key)
-    _write_private(directory / "secrets" / "tls_pem", together.decode("ascii"))
+    place = directory / "secrets" / "tls_pem"
+    _write_private(place, base64.b64encode(issued.certificate + issued.key).decode("ascii"))
+    return place
 
 
 def _write_private(place: Path, value: str) -> None:

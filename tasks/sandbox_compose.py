@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from recoup.errors import PreconditionError, ProgramError, RecoveryError
 from recoup.plan import ComposeSite
 from recoup.process import Command, run
+from recoup.secrets import resolve
 from recoup.stacks import Health
 from recoup.stacks.compose import ComposeStack
 from recoup.stacks.compose_image import kept_name
@@ -41,8 +42,9 @@ def bring_up(
     standby: bool = False,
     redis_replica: bool = False,
     provisioned: bool = False,
+    certificate: Path | None = None,
 ) -> tuple[ComposeSite, str]:
-    """Start a sandbox and give its site and the gateway's URL.
+    """Start a sandbox and give its site and the gateway's URL, which has TLS where there is a certificate.
 
     Writes into ``directory`` the env file (``compose.env``) and the secret files ``secrets/db_password``,
     ``secrets/smoke_user``, ``secrets/smoke_password``, all for the owner alone. What a failure or an interruption left
@@ -55,13 +57,14 @@ def bring_up(
     client.images.get(images["RECOUP_APP_IMAGE"]).tag(_release(sandbox_id), tag=_CURRENT)
     images["RECOUP_APP_IMAGE"] = f"{_release(sandbox_id)}:{_CURRENT}"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    port = _free_port()
+    port, tls_port = _free_port(), _free_port()
     public = {
         "RECOUP_SANDBOX_ID": sandbox_id,
         "RECOUP_PREFIX": f"{sandbox_id}-",
         "RECOUP_PROJECT": f"recoup-{sandbox_id}",
         **images,
         "GATEWAY_PORT": str(port),
+        "GATEWAY_TLS_PORT": str(tls_port),
         "DB_NAME": "neo_service_layer",
         "DB_USER": "neo",
         "SMOKE_USER": "smoke",
@@ -73,6 +76,8 @@ def bring_up(
         name: SecretStr(secrets.token_hex(24))
         for name in ("DB_PASSWORD", "REDIS_PASSWORD", "JWT_SECRET", "SMOKE_PASSWORD")
     }
+    if certificate:
+        hidden["TLS_PEM"] = resolve(f"file:{certificate}")
     env_file = directory / "compose.env"
     values = {**public, **{name: value.get_secret_value() for name, value in hidden.items()}}
     _private(env_file, "".join(f"{name}={value}\n" for name, value in values.items()))
@@ -91,7 +96,7 @@ def bring_up(
     except BaseException:
         tear_down(sandbox_id, directory)
         raise
-    return site, f"http://127.0.0.1:{port}"
+    return site, f"https://127.0.0.1:{tls_port}" if certificate else f"http://127.0.0.1:{port}"
 
 
 def tear_down(sandbox_id: str, directory: Path) -> None:
@@ -101,7 +106,7 @@ def tear_down(sandbox_id: str, directory: Path) -> None:
     """
     remove_from_engine(sandbox_id)
     (directory / "compose.env").unlink(missing_ok=True)
-    for name in ("db_password", "smoke_user", "smoke_password"):
+    for name in ("db_password", "smoke_user", "smoke_password", "tls_pem"):
         (directory / "secrets" / name).unlink(missing_ok=True)
 
 
