@@ -32,6 +32,7 @@ from recoup.records import (
     ItemResult,
     KeptLog,
     OutageClock,
+    Outcome,
     RecoveryRecord,
     StepOutcome,
     StoreLoss,
@@ -98,7 +99,7 @@ class Job:
     ``scenario`` names the procedure whose scenario of the plan is answered; empty: this one's own. ``bare``: it may
     begin where the stack itself is not there yet. ``beside``: it puts something beside what is in use and ends no
     outage. ``exclusive``: it holds the platform's lease; one without touches nothing in use, and is never resumed.
-    ``checklist_counts``: an item of the checklist that failed makes it ``not recovered``.
+    ``counted``: the checks of the checklist that judge it: one that failed makes it ``not recovered``.
     ``covers``: the components the objective is that of, the strictest counting; empty: ``component`` alone.
     """
 
@@ -120,7 +121,7 @@ class Job:
     bare: bool = False
     beside: bool = False
     exclusive: bool = True
-    checklist_counts: bool = False
+    counted: tuple[str, ...] = ()
     covers: tuple[str, ...] = ()
 
     def rto(self, failed: tuple[str, ...] = ()) -> timedelta:
@@ -298,14 +299,17 @@ def _end(run: Run, watcher: Watcher, error: RecoupError | None) -> RecoveryRecor
         record = _publish(run, watcher, Verdict.NOT_RECOVERED, error.what)
     else:
         run.steps.leave_behind()
-        if run.opened is not None and not run.job.beside:
+        # Who is handed to goes through it; until then it would only stir a store that is to be looked at.
+        if run.opened is not None and not run.job.beside and not run.handed_to:
             watcher.note("going through the checklist")
             run.checklist = after_recovery(run.job.plan, run.opened)
-        counted = run.checklist if run.job.checklist_counts else ()
+        counted = tuple(item for item in run.checklist if item.check in run.job.counted)
         steps, checks = tuple(run.steps.records.values()), tuple(run.checks)
         found, why = verdict(steps, checks, run.clock(), beside=run.job.beside, counted=counted)
         if run.handed_to and found is Verdict.UNPROVEN:
             why = f"handed over to {run.handed_to}: the record of that run says whether the platform is back"
+        if not run.next_step and (red := [one.item for one in run.checklist if one.outcome is Outcome.FAILED]):
+            run.next_step = f"see to what the checklist says: {', '.join(red)}"
         record = _publish(run, watcher, found, why)
     run.journal.close(record.verdict)
     if record.verdict is Verdict.RECOVERED and not run.job.beside:

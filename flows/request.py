@@ -37,7 +37,7 @@ class Outage(Frozen):
         declared: datetime | None = None,
         bare: bool = False,
         covers: tuple[str, ...] = (),
-        checklist_counts: bool = False,
+        counted: tuple[str, ...] = (),
     ) -> Job:
         """Give the job of this request; a killed run is gone on with only by one whose ``same`` fields are the same."""
         return Job(
@@ -57,7 +57,7 @@ class Outage(Frozen):
             parameters=self.model_dump_json(include=same),
             bare=bare,
             covers=covers,
-            checklist_counts=checklist_counts,
+            counted=counted,
         )
 
 

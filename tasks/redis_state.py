@@ -177,9 +177,13 @@ def _against(link: Link, newest: BackupSet) -> Diagnosis:
         seen = f"it is empty; the backup set {newest.set_id} has {wanted:,} keys that have not expired"
         return Diagnosis(condition=Condition.EMPTY, seen=seen)
     asked = [one for one in detail.sample if one.expires == 0 or one.expires > second * 1000]
-    if asked and _present(link, asked) == 0:
-        seen = f"none of {len(asked)} keys looked for is there; {there:,} keys, the set {newest.set_id} has {wanted:,}"
+    if asked and (present := _present(link, asked)) * 2 < len(asked):
+        there_of = f"{present} of {len(asked)} keys looked for are there"
+        seen = f"{there_of}; {there:,} keys, the set {newest.set_id} has {wanted:,}"
+        # Users write again at once, and some of it is under the keys of before.
         lost = _started(link) > newest.recovery_point and there * 2 < wanted
+        if present and not lost:
+            return Diagnosis(condition=Condition.HEALTHY, seen=seen, count=there)
         return Diagnosis(condition=Condition.EMPTY if lost else Condition.CHANGED, seen=seen, count=there)
     seen = f"it answers, with {there:,} keys; the last set had {wanted:,} that have not expired"
     return Diagnosis(condition=Condition.HEALTHY, seen=seen, count=there)

@@ -153,6 +153,19 @@ class TestRecovered:
         recovered(record)
         assert platform.sessions() == SESSIONS
 
+    def test_one_that_was_emptied_is_restored_though_users_have_written_some_of_its_keys_again(
+        self, platform: Platform
+    ) -> None:
+        platform.stack.kill("redis")
+        for file in (platform.home / "data").iterdir():
+            file.unlink()
+        platform.stack.start("redis")
+        again = {f"session:{n}": f"user {n}, again" for n in range(0, SESSIONS, 4)}
+        eventually("the cache is used again", lambda: answered(platform) and bool(platform.client().mset(again)))
+        record = platform.recover()
+        recovered(record)
+        assert platform.sessions() == SESSIONS
+
     def test_one_that_cannot_load_its_data_is_restored_and_they_are_kept(self, platform: Platform) -> None:
         spoil_the_log(platform)
         spoilt = (platform.home / "data" / "appendonly.aof").read_bytes()

@@ -64,7 +64,7 @@ def test_the_worst_part_is_the_outcome_and_nothing_is_unproven() -> None:
     assert together([], "none") == unproven("none")
 
 
-def test_a_failed_item_judges_a_run_only_where_the_checklist_counts() -> None:
+def test_a_failed_item_judges_a_run_only_of_those_that_count() -> None:
     record = recovered()
     asked = (record.steps, record.checks, record.clock)
     assert verdict(*asked)[0] is Verdict.RECOVERED
