@@ -21,7 +21,7 @@ from recoup.stacks import Health
 from recoup.stacks.compose import ComposeStack
 from recoup.stacks.compose_image import kept_name
 from recoup.stacks.compose_project import SANDBOX_LABEL, connect
-from tasks.sandbox_process import wal_directory
+from tasks.sandbox_process import free_ports, wal_directory
 
 SANDBOX = Path(__file__).resolve().parent.parent / "infra" / "sandbox"
 CONTINUOUS = SANDBOX.parent / "postgres" / "compose.continuous.yaml"
@@ -57,7 +57,8 @@ def bring_up(
     client.images.get(images["RECOUP_APP_IMAGE"]).tag(_release(sandbox_id), tag=_CURRENT)
     images["RECOUP_APP_IMAGE"] = f"{_release(sandbox_id)}:{_CURRENT}"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    port, tls_port = _free_port(), _free_port()
+    # Of our own choosing they stay the same when a container is stopped and started; those the engine picks do not.
+    port, tls_port, n3, x = free_ports(4)
     public = {
         "RECOUP_SANDBOX_ID": sandbox_id,
         "RECOUP_PREFIX": f"{sandbox_id}-",
@@ -65,6 +66,8 @@ def bring_up(
         **images,
         "GATEWAY_PORT": str(port),
         "GATEWAY_TLS_PORT": str(tls_port),
+        "NEO_N3_PORT": str(n3),
+        "NEO_X_PORT": str(x),
         "DB_NAME": "neo_service_layer",
         "DB_USER": "neo",
         "SMOKE_USER": "smoke",
@@ -104,14 +107,17 @@ def tear_down(sandbox_id: str, directory: Path) -> None:
 
     Can be repeated, also for a sandbox that was never whole.
     """
-    remove_from_engine(sandbox_id)
+    remove_from_engine(sandbox_id, images=True)
     (directory / "compose.env").unlink(missing_ok=True)
     for name in ("db_password", "smoke_user", "smoke_password", "tls_pem"):
         (directory / "secrets" / name).unlink(missing_ok=True)
 
 
-def remove_from_engine(sandbox_id: str) -> None:
-    """Remove a sandbox's containers, networks and volumes, those put aside too. Can be repeated."""
+def remove_from_engine(sandbox_id: str, *, images: bool = False) -> None:
+    """Remove a sandbox's containers, networks and volumes, those put aside too; its images' names where wanted.
+
+    Can be repeated. Images are what a registry would still have when a host is lost.
+    """
     if not sandbox_id:
         raise PreconditionError("a sandbox without an id cannot be told from what is no sandbox")
     client, _ = connect()
@@ -124,7 +130,8 @@ def remove_from_engine(sandbox_id: str) -> None:
                 _gone(network.remove)
             for volume in client.volumes.list(filters=mine):
                 _gone(lambda one=volume: one.remove(force=True))  # type: ignore[misc]
-            _forget_images(client, sandbox_id)
+            if images:
+                _forget_images(client, sandbox_id)
             if sandbox_id not in _marked():
                 break
         except (DockerException, OSError) as error:

@@ -86,7 +86,7 @@ def bring_up(
             f"PostgreSQL runs as the user {unprivileged()}, who cannot enter the sandbox's directory {directory}",
             next_step="set RECOUP_STATE to a directory that every user can enter",
         )
-    ports = _free_ports()
+    ports = _choose_ports()
     spec = _specification(directory, identity, state, ports, receiver, standby, redis_replica)
     (directory / "stack.json").write_text(spec.model_dump_json(indent=2), encoding="utf-8")
     stack = ProcessStack.open(directory)
@@ -309,13 +309,13 @@ def _failure(stack: ProcessStack, state: ServiceState) -> RecoveryError:
     )
 
 
-def _free_ports() -> _Ports:
-    numbers = iter(_free(5 + len(_APPLICATIONS)))
+def _choose_ports() -> _Ports:
+    numbers = iter(free_ports(5 + len(_APPLICATIONS)))
     postgres, standby, redis, replica, door = (next(numbers) for _ in range(5))
     return _Ports(postgres, standby, redis, replica, door, {name: next(numbers) for name in _APPLICATIONS})
 
 
-def _free(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Give ports that are free and outside the range from which the machine takes ports for outgoing connections.
 
     One out of that range could be taken by any client while its service is down, and the service could not come back.

@@ -100,7 +100,7 @@ def test_a_name_that_was_given_to_a_bad_image_does_not_fool_a_rollback(
     inject(plan, open_stack(plan), ServiceFault.BAD_IMAGE, made.id)
     bad = container(engine, made, SERVICE)
     assert bad["Image"] != good["Image"]
-    names = [one["Config"]["Image"] for one in (good, bad) if isinstance(one["Config"], dict)]
+    names = [str(one["Config"]["Image"]) for one in (good, bad) if isinstance(one["Config"], dict)]
     assert names[0] == names[1]
     record = recover(plan, made)
     assert record.verdict is Verdict.RECOVERED, record.why
@@ -116,6 +116,9 @@ def test_a_name_that_was_given_to_a_bad_image_does_not_fool_a_rollback(
     open_stack(plan).recreate(SERVICE)
     assert container(engine, made, SERVICE)["Image"] == bad["Image"]
     assert recover(plan, made).verdict is Verdict.RECOVERED
+    # For the tests that follow: the name is that of the good one again.
+    repository, _, tag = names[0].rpartition(":")
+    engine.images.get(str(good["Image"])).tag(repository, tag=tag)
 
 
 def test_one_that_somebody_stopped_stays_stopped_until_it_is_asked_for(plan: Plan, made: Sandbox) -> None:

@@ -25,7 +25,7 @@ from tasks.postgres import Server
 from tasks.redis_server import RedisServer
 from tasks.sandbox import Sandbox
 from tasks.sandbox_certificate import Authority
-from tasks.sandbox_process import _free
+from tasks.sandbox_process import free_ports
 from tasks.smoke import Door
 from tests.stack_behaviour import eventually
 from tests.web import answering, serving, tls_of
@@ -265,7 +265,7 @@ def _with_mailer(directory: Path) -> ProcessStack:
     home = directory / "services" / MAILER
     home.mkdir()
     (home / "health").touch()
-    (port,) = _free(1)
+    (port,) = free_ports(1)
     mailer = ServiceSpec(
         name=MAILER,
         argv=(sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)),

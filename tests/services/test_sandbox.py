@@ -244,14 +244,14 @@ def test_a_service_that_cannot_start_is_named_with_its_last_words(state: Path, m
 
 
 def test_a_port_lost_to_another_program_is_replaced(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = sandbox_process._free
+    real = sandbox_process.free_ports
     said: list[str] = []
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         lost = taken.getsockname()[1]
         choices = iter([lambda count: [lost, *real(count - 1)]])
-        monkeypatch.setattr(sandbox_process, "_free", lambda count: next(choices, real)(count))
+        monkeypatch.setattr(sandbox_process, "free_ports", lambda count: next(choices, real)(count))
         made = create("process", progress=said.append)
     try:
         assert any("port was taken" in line for line in said)
