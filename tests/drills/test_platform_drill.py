@@ -25,6 +25,7 @@ from recoup.records import Outcome, RecoveryRecord, StepOutcome, StepRecord, Sub
 from recoup.stacks.process import ProcessStack
 from tasks.configuration import Configuration
 from tasks.platform_fault import PlatformFault, inject
+from tasks.postgres_fault import Fault
 from tasks.redis_server import RedisServer
 from tasks.sandbox import create, destroy
 from tests.drills.platform import Platform, rebuild_and_die
@@ -169,6 +170,20 @@ def test_one_store_that_cannot_be_restored_lets_the_other_finish_and_is_named(re
         shutil.move(one, rebuilt.plan.platform.repository)
     record = rebuild(rebuilt, restore="always")
     assert record.verdict is Verdict.RECOVERED, record.why
+
+
+def test_where_one_store_is_lost_its_users_are_stopped_and_the_others_are_left(rebuilt: Platform) -> None:
+    redis = rebuilt.stack.state("redis").started
+    rebuilt.break_it(Fault.WIPE)
+    record = rebuild(rebuilt)
+    assert record.verdict is Verdict.RECOVERED, record.why
+    order = [step.name for step in record.steps]
+    assert (
+        order.index("postgres/stop-services") < order.index("postgres/restore-beside") < order.index("start-services")
+    )
+    assert "api-gateway" in next(step.detail for step in record.steps if step.name == "postgres/stop-services")
+    assert "redis/restore-redis" not in order
+    assert rebuilt.stack.state("redis").started == redis
 
 
 def test_configuration_that_is_there_is_left_as_it_is_deployed(rebuilt: Platform) -> None:
