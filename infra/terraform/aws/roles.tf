@@ -14,8 +14,9 @@ data "aws_iam_policy_document" "by_hosts" {
 
 data "aws_iam_policy_document" "backup" {
   statement {
-    sid       = "FindWhatIsThere"
-    actions   = ["s3:ListBucket", "s3:ListBucketVersions", "s3:ListBucketMultipartUploads", "s3:GetBucketLocation"]
+    sid = "FindWhatIsThere"
+    actions = ["s3:ListBucket", "s3:ListBucketVersions", "s3:ListBucketMultipartUploads", "s3:GetBucketLocation",
+    "s3:GetBucketObjectLockConfiguration"]
     resources = [aws_s3_bucket.backups.arn]
   }
 
