@@ -32,7 +32,6 @@ from recoup.records import (
     ItemResult,
     KeptLog,
     OutageClock,
-    Outcome,
     RecoveryRecord,
     StepOutcome,
     StoreLoss,
@@ -308,8 +307,6 @@ def _end(run: Run, watcher: Watcher, error: RecoupError | None) -> RecoveryRecor
         found, why = verdict(steps, checks, run.clock(), beside=run.job.beside, counted=counted)
         if run.handed_to and found is Verdict.UNPROVEN:
             why = f"handed over to {run.handed_to}: the record of that run says whether the platform is back"
-        if not run.next_step and (red := [one.item for one in run.checklist if one.outcome is Outcome.FAILED]):
-            run.next_step = f"see to what the checklist says: {', '.join(red)}"
         record = _publish(run, watcher, found, why)
     run.journal.close(record.verdict)
     if record.verdict is Verdict.RECOVERED and not run.job.beside:

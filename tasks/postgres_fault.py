@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -10,7 +10,7 @@ from enum import StrEnum
 import psycopg
 from psycopg import sql
 
-from recoup.errors import PreconditionError, RecoveryError
+from recoup.errors import PreconditionError, RecoupError, RecoveryError
 from recoup.records import now
 from tasks.postgres import Server, wait_until_it_answers
 
@@ -73,8 +73,14 @@ def inject(server: Server, fault: Fault, sandbox: str) -> Injected:
             _corrupt(server, directory)
         case Fault.WIPE:
             # The living server may put a file into a directory that is just being emptied.
-            _shell(server, 'for n in 1 2 3 4 5; do find "$1" -mindepth 1 -delete && break; done; true', directory)
+            script = 'for n in 1 2 3 4 5; do find "$1" -mindepth 1 -delete && break; done; true'
+            with suppress(RecoupError):
+                _shell(server, script, directory)
+                script = ""
             server.stack.kill(service)
+            if script:
+                # Its data gone, the server ended by itself, and the shell in its container with it.
+                server.stack.beside(service, ("sh", "-c", script, "fault", directory), timeout=SOON)
         case Fault.EXHAUST:
             _exhaust(server, begun.held)
         case Fault.CONTROL_FILE:

@@ -26,7 +26,10 @@ def test_the_steps_of_parts_at_the_same_time_are_task_runs_of_one_flow_run() -> 
             (flow_run,) = client.read_flow_runs(sort=FlowRunSort.START_TIME_ASC, limit=10)
 
             def seen() -> bool:
-                runs = {run.name.rpartition("-")[0]: run for run in client.read_task_runs(sort=TaskRunSort.ID_DESC, limit=200)}
+                runs = {
+                    run.name.rpartition("-")[0]: run
+                    for run in client.read_task_runs(sort=TaskRunSort.ID_DESC, limit=200)
+                }
                 stores = [runs[name] for name in ("restore-beside", "restore-redis") if name in runs]
                 return len(stores) == 2 and {run.flow_run_id for run in stores} == {flow_run.id}
 
