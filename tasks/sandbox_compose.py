@@ -58,7 +58,7 @@ def bring_up(
     images["RECOUP_APP_IMAGE"] = f"{_release(sandbox_id)}:{_CURRENT}"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Of our own choosing they stay the same when a container is stopped and started; those the engine picks do not.
-    port, tls_port, n3, x = free_ports(4)
+    port, tls_port, n3, x, prometheus = free_ports(5)
     public = {
         "RECOUP_SANDBOX_ID": sandbox_id,
         "RECOUP_PREFIX": f"{sandbox_id}-",
@@ -68,6 +68,7 @@ def bring_up(
         "GATEWAY_TLS_PORT": str(tls_port),
         "NEO_N3_PORT": str(n3),
         "NEO_X_PORT": str(x),
+        "PROMETHEUS_PORT": str(prometheus),
         "DB_NAME": "neo_service_layer",
         "DB_USER": "neo",
         "SMOKE_USER": "smoke",
