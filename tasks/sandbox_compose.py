@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -235,10 +234,3 @@ def _gone(remove: Callable[[], object]) -> None:
 def _private(path: Path, text: str) -> None:
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         file.write(text)
-
-
-def _free_port() -> int:
-    # A port of our own choosing stays the same when the gateway is stopped and started; one the engine picks does not.
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

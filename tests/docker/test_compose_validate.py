@@ -19,7 +19,7 @@ from deployments.cli import run
 from flows.backup import run_backup
 from flows.configuration import run_configuration_backup
 from flows.redis_store import run_redis_backup
-from recoup.plan import ComposeSite, Plan, load_plan
+from recoup.plan import ComposeSite, Plan, ServiceComponent, load_plan
 from recoup.records import Outcome
 from recoup.stacks import Health
 from recoup.stacks.compose import ComposeStack
@@ -190,6 +190,26 @@ def test_what_is_broken_turns_red_and_nothing_else(how: str, whole: Whole) -> No
     assert outcomes(found) == {**WELL, check: Outcome.FAILED}, found.items
     (item,) = found.of(Outcome.FAILED)
     assert told in item.seen
+
+
+def test_a_prometheus_that_is_down_is_told_and_recovered_once_the_plan_knows_it(whole: Whole) -> None:
+    whole.stack.kill(PROMETHEUS)
+    failed = {item.check: item.seen for item in go_through(whole.plan, whole.stack).of(Outcome.FAILED)}
+    assert failed.keys() == {"services-running", "monitoring"}
+    assert "not running: prometheus" in failed["services-running"]
+    assert "connection refused" in failed["monitoring"]
+
+    file = whole.file.parent / "watched.yaml"
+    known = ServiceComponent(tier="non-critical", service=PROMETHEUS, port=9090, health="/-/ready")
+    scenarios = tuple(
+        one.model_copy(update={"covers": (*one.covers, PROMETHEUS)}) if one.procedure == "service" else one
+        for one in whole.plan.scenarios
+    )
+    components = {**whole.plan.components, PROMETHEUS: known}
+    changed = whole.plan.model_copy(update={"components": components, "scenarios": scenarios})
+    file.write_text(changed.dump_yaml(), encoding="utf-8")
+    assert run(["recover", "service", "--plan", str(file), "--yes", "--json"]) == 0
+    assert outcomes(go_through(whole.plan, whole.stack)) == WELL
 
 
 def test_the_metrics_of_every_role_are_in_prometheus_own_format(whole: Whole) -> None:
