@@ -55,7 +55,9 @@ def _targets(url: str) -> tuple[Target, ...] | Found:
         )
         answer.raise_for_status()
         return tuple(
-            Target(str(one["scrapeUrl"]), str(one["health"]), str(one.get("lastError", "")), one.get("lastScrape", ""))
+            Target(
+                str(one["scrapeUrl"]), str(one["health"]), str(one.get("lastError", "")), str(one.get("lastScrape", ""))
+            )
             for one in answer.json()["data"]["activeTargets"]
         )
     except httpx.HTTPStatusError as error:
