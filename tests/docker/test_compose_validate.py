@@ -31,6 +31,7 @@ from tests.stack_behaviour import SOON, eventually
 
 # No contract is pinned in the plan.
 WELL = {**dict.fromkeys(LOOKS, Outcome.PASSED), "contracts-responding": Outcome.UNPROVEN}
+Break = Callable[["Whole"], Iterator[None]]
 MAILER, GATEWAY, PROMETHEUS = "mailer", "api-gateway", "prometheus"
 RULES = "/etc/recoup-monitoring"
 
@@ -51,6 +52,7 @@ services:
 """
 
 
+# It asks in the wrong place: for everybody else the node is where it was.
 LOST_TARGET = """
 services:
   prometheus:
@@ -68,12 +70,6 @@ class Whole:
 
     def container(self, service: str) -> Container:
         return self.engine.containers.get(f"{self.stack.name.removeprefix('recoup-')}-neo-{service}")
-
-    def otherwise(self, definition: str) -> ComposeStack:
-        """Give the same project with a definition laid over its files."""
-        file = self.file.parent / "otherwise.yaml"
-        file.write_text(definition, encoding="utf-8")
-        return ComposeStack.open(self.site.model_copy(update={"overrides": (*self.site.overrides, file)}))
 
     def well(self, service: str) -> None:
         eventually(f"{service} is healthy", lambda: self.stack.state(service).health is Health.HEALTHY)
@@ -140,21 +136,18 @@ def freeze_prometheus(at: Whole) -> Iterator[None]:
     at.well(PROMETHEUS)
 
 
-def lose_a_target(at: Whole) -> Iterator[None]:
-    # It asks in the wrong place: for everybody else the node is where it was.
-    at.otherwise(LOST_TARGET).recreate(PROMETHEUS)
-    at.well(PROMETHEUS)
-    yield
-    at.stack.recreate(PROMETHEUS)
-    at.well(PROMETHEUS)
+def made_otherwise(service: str, definition: str) -> Break:
+    def breaking(at: Whole) -> Iterator[None]:
+        file = at.file.parent / "otherwise.yaml"
+        file.write_text(definition, encoding="utf-8")
+        site = at.site.model_copy(update={"overrides": (*at.site.overrides, file)})
+        ComposeStack.open(site).recreate(service)
+        at.well(service)
+        yield
+        at.stack.recreate(service)
+        at.well(service)
 
-
-def send_the_log_nowhere(at: Whole) -> Iterator[None]:
-    at.otherwise(WITHOUT_LOG).recreate(GATEWAY)
-    at.well(GATEWAY)
-    yield
-    at.stack.recreate(GATEWAY)
-    at.well(GATEWAY)
+    return breaking
 
 
 def let_the_certificate_run_out(at: Whole) -> Iterator[None]:
@@ -171,13 +164,12 @@ def let_the_certificate_run_out(at: Whole) -> Iterator[None]:
     at.well(GATEWAY)
 
 
-Break = Callable[[Whole], Iterator[None]]
 BREAKS: dict[str, tuple[str, Break, str]] = {
     "killed": ("services-running", kill_the_mailer, "not running: mailer"),
     "unhealthy": ("health-checks", lose_health, "mailer is unhealthy"),
     "prometheus hangs": ("monitoring", freeze_prometheus, "timed out"),
-    "a target is away": ("monitoring", lose_a_target, "neo-x-rpc:8080/metrics is down"),
-    "no log": ("logs", send_the_log_nowhere, "no line of it is in its log"),
+    "a target is away": ("monitoring", made_otherwise(PROMETHEUS, LOST_TARGET), "neo-x-rpc:8080/metrics is down"),
+    "no log": ("logs", made_otherwise(GATEWAY, WITHOUT_LOG), "no line of it is in its log"),
     "certificate": ("certificates", let_the_certificate_run_out, "12 days left, fewer than 14"),
 }
 
