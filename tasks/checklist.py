@@ -14,9 +14,10 @@ from recoup.plan import ChecklistItem, Plan
 from recoup.records import Frozen, ItemResult, Outcome, now
 from recoup.report import checklist_counts
 from recoup.stacks import Stack
-from tasks.checklist_access import authentication_works, certificates_are_valid, endpoints_answer, monitoring_is_active
+from tasks.checklist_access import authentication_works, certificates_are_valid, endpoints_answer
 from tasks.checklist_chain import chains_answer, contracts_respond
 from tasks.checklist_found import Found, unproven
+from tasks.checklist_monitoring import monitoring_is_active
 from tasks.checklist_services import health_checks, logs_flow, services_running
 from tasks.checklist_stores import backups_run, database_connects, redis_connects
 

@@ -1,4 +1,4 @@
-"""Checklist: whether users get in and others do not, what the API answers, who watches, and the certificates."""
+"""Checklist: whether users get in and others do not, what the API answers, and the certificates."""
 
 from __future__ import annotations
 
@@ -56,32 +56,6 @@ def endpoints_answer(plan: Plan, stack: Stack) -> Found:
     if not bad:
         return passed(f"{len(checks)} requests passed") if checks else unproven("the plan names no request to make")
     return failed(f"{len(bad)} of {len(checks)} requests did not pass; {bad[0].name}: {bad[0].seen}")
-
-
-def monitoring_is_active(plan: Plan, stack: Stack) -> Found:
-    """Prometheus answers, and every target it scrapes is up."""
-    if plan.platform.monitoring is None:
-        return unproven("the plan names no Prometheus (platform.monitoring)")
-    url = plan.platform.monitoring.prometheus.rstrip("/")
-    try:
-        answer = httpx.get(
-            f"{url}/api/v1/targets", params={"state": "active"}, timeout=PATIENCE.total_seconds(), trust_env=False
-        )
-        answer.raise_for_status()
-        targets = answer.json()["data"]["activeTargets"]
-        health = [(str(one["scrapeUrl"]), str(one["health"]), str(one.get("lastError", ""))) for one in targets]
-    except httpx.HTTPStatusError as error:
-        return failed(f"{url} answered with status {error.response.status_code}")
-    except httpx.HTTPError as error:
-        kind, detail = told(error)
-        return failed(f"{url}: {kind} {detail}".strip())
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return failed(f"{url} is no Prometheus: what it answers is not a list of targets")
-    if not health:
-        return failed(f"{url} scrapes nothing")
-    down = [failed(f"{target} is {state}: {error}") for target, state, error in health if state == "down"]
-    unknown = [unproven(f"{target} has not been scraped yet") for target, state, _ in health if state == "unknown"]
-    return together((*down, *unknown, passed(f"Prometheus answers; {len(health)} targets are up")), "")
 
 
 def certificates_are_valid(plan: Plan, stack: Stack) -> Found:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -58,7 +57,7 @@ def bring_up(
     images["RECOUP_APP_IMAGE"] = f"{_release(sandbox_id)}:{_CURRENT}"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Of our own choosing they stay the same when a container is stopped and started; those the engine picks do not.
-    port, tls_port, n3, x = free_ports(4)
+    port, tls_port, n3, x, prometheus = free_ports(5)
     public = {
         "RECOUP_SANDBOX_ID": sandbox_id,
         "RECOUP_PREFIX": f"{sandbox_id}-",
@@ -68,6 +67,7 @@ def bring_up(
         "GATEWAY_TLS_PORT": str(tls_port),
         "NEO_N3_PORT": str(n3),
         "NEO_X_PORT": str(x),
+        "PROMETHEUS_PORT": str(prometheus),
         "DB_NAME": "neo_service_layer",
         "DB_USER": "neo",
         "SMOKE_USER": "smoke",
@@ -234,10 +234,3 @@ def _gone(remove: Callable[[], object]) -> None:
 def _private(path: Path, text: str) -> None:
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         file.write(text)
-
-
-def _free_port() -> int:
-    # A port of our own choosing stays the same when the gateway is stopped and started; one the engine picks does not.
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

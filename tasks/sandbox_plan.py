@@ -10,6 +10,7 @@ from recoup.plan import (
     ComposeSite,
     ConfigurationComponent,
     Endpoint,
+    Monitoring,
     PostgresComponent,
     ProcessSite,
     RedisComponent,
@@ -33,6 +34,7 @@ from tasks.sandbox_process import (
 )
 
 CA = "ca.pem"
+PROMETHEUS, PROMETHEUS_PORT = "prometheus", 9090
 _PLAN = Path(__file__).resolve().parent.parent / "infra" / "plan.yaml"
 _NODES = {"neo-n3": "neo-n3-rpc", "evm": "neo-x-rpc"}
 
@@ -72,6 +74,7 @@ def write_plan(
     )
     moved = plan.model_copy(update={"platform": platform})
     stack = open_stack(moved)
+    moved = moved.model_copy(update={"platform": platform.model_copy(update={"monitoring": _monitoring(site, stack)})})
     components = {
         name: _own(component, directory, stack, policy, standby) for name, component in plan.components.items()
     }
@@ -110,6 +113,14 @@ def _own(component: Component, directory: Path, stack: Stack, policy: WalPolicy 
     if isinstance(component, ConfigurationComponent):
         return make_configuration(component, directory)
     return component
+
+
+def _monitoring(site: ComposeSite | ProcessSite, stack: Stack) -> Monitoring | None:
+    """Give the sandbox's own Prometheus, never the platform's; only Compose has one."""
+    if not isinstance(site, ComposeSite):
+        return None
+    host, port = stack.endpoint(PROMETHEUS, PROMETHEUS_PORT)
+    return Monitoring(prometheus=f"http://{host}:{port}")
 
 
 def _secret(directory: Path, name: str) -> str:

@@ -41,6 +41,9 @@ def test_a_platform_of_which_nothing_is_left_is_rebuilt(fault: PlatformFault, en
     assert record.rto_met
     assert record.stack.startswith("compose:")
     assert {check.outcome for check in record.checks} == {Outcome.PASSED}
+    assert "service: prometheus" in {check.name for check in record.checks}, (
+        "what the plan does not know comes back too"
+    )
     (applied,) = [step.detail for step in record.steps if step.name == "apply-infrastructure"]
     assert "make again what is gone or half-made 3" in applied, "a network and two volumes"
     database, redis = (

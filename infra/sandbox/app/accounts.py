@@ -13,12 +13,14 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from app.database import Database
+from app.metrics import Metrics
 from app.service import application, json_object
 from app.settings import Settings
 
 
 def build(settings: Settings) -> Starlette:
-    database = Database(settings, "accounts-service")
+    metrics = Metrics()
+    database = Database(settings, "accounts-service", metrics)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -62,5 +64,6 @@ def build(settings: Settings) -> Starlette:
             Route("/verify", verify, methods=["POST"]),
             Route("/accounts/{id:int}", read),
         ],
+        metrics,
         lifespan,
     )

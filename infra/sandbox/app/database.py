@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from app.metrics import Metrics
 from app.service import Unavailable
 from app.settings import PATIENCE, Settings
 
@@ -16,7 +17,12 @@ from app.settings import PATIENCE, Settings
 class Database:
     """A pool of connections to one database; ``name`` is what the server sees as application_name."""
 
-    def __init__(self, settings: Settings, name: str) -> None:
+    def __init__(self, settings: Settings, name: str, metrics: Metrics) -> None:
+        self._metrics = metrics
+        metrics.before = self._tell
+        metrics.needs("postgres")
+        for broken in ("23", "XX"):
+            metrics.count("neo_database_errors_total", 0, sqlstate=broken)
         self._pool: AsyncConnectionPool[psycopg.AsyncConnection] = AsyncConnectionPool(
             kwargs={
                 "host": settings.db_host,
@@ -58,5 +64,15 @@ class Database:
             async with asyncio.timeout(PATIENCE * 1.5), self._pool.connection() as connection:
                 yield connection
         except (psycopg.Error, PoolTimeout, TimeoutError, OSError) as error:
+            self._metrics.failed("postgres", error)
+            if isinstance(error, psycopg.Error) and error.sqlstate:
+                self._metrics.count("neo_database_errors_total", sqlstate=error.sqlstate[:2])
             first = next(iter(str(error).strip().splitlines()), "")
             raise Unavailable(f"{type(error).__name__}: {first}") from error
+        self._metrics.worked("postgres")
+
+    def _tell(self) -> None:
+        pool = self._pool.get_stats()
+        self._metrics.put("neo_database_pool_connections", pool.get("pool_size", 0))
+        self._metrics.put("neo_database_pool_waiting", pool.get("requests_waiting", 0))
+        self._metrics.put("neo_database_pool_refused_total", pool.get("requests_errors", 0))

@@ -13,12 +13,14 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from app.database import Database
+from app.metrics import Metrics
 from app.service import application, json_object
 from app.settings import Settings
 
 
 def build(settings: Settings) -> Starlette:
-    database = Database(settings, "records-service")
+    metrics = Metrics()
+    database = Database(settings, "records-service", metrics)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -70,5 +72,6 @@ def build(settings: Settings) -> Starlette:
             Route("/records", ids),
             Route("/records/{id:path}", read),
         ],
+        metrics,
         lifespan,
     )

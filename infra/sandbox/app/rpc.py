@@ -17,11 +17,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from app.metrics import Metrics
 from app.service import application
 from app.settings import Settings
 
 _SINCE = 1_760_000_000
 _SECONDS_PER_BLOCK = 1.0
+_OF_CONTRACTS = ("invokefunction", "invokescript", "getcontractstate", "eth_call", "eth_getCode")
 
 
 def n3(_: Settings) -> Starlette:
@@ -52,7 +54,14 @@ def n3(_: Settings) -> Starlette:
         "getblockcount": lambda: _height(6_900_000) + 1,
         "getbestblockhash": lambda: _hash("n3", _height(6_900_000)),
     }
-    return _node(methods, lambda name: f"Method not found - {name}", "Bad request", "Invalid request")
+    return _node(
+        "neo-n3",
+        lambda: _height(6_900_000),
+        methods,
+        lambda name: f"Method not found - {name}",
+        "Bad request",
+        "Invalid request",
+    )
 
 
 def x(_: Settings) -> Starlette:
@@ -64,7 +73,12 @@ def x(_: Settings) -> Starlette:
         "eth_syncing": lambda: False,
     }
     return _node(
-        methods, lambda name: f"the method {name} does not exist/is not available", "parse error", "invalid request"
+        "neo-x",
+        lambda: _height(2_100_000),
+        methods,
+        lambda name: f"the method {name} does not exist/is not available",
+        "parse error",
+        "invalid request",
     )
 
 
@@ -77,14 +91,26 @@ def _hash(chain: str, height: int) -> str:
 
 
 def _node(
-    methods: dict[str, Callable[[], object]], missing: Callable[[str], str], unreadable: str, invalid: str
+    chain: str,
+    height: Callable[[], int],
+    methods: dict[str, Callable[[], object]],
+    missing: Callable[[str], str],
+    unreadable: str,
+    invalid: str,
 ) -> Starlette:
+    metrics = Metrics()
+    metrics.before = lambda: metrics.put("neo_chain_height", height(), chain=chain)
+    for outcome in ("ok", "error"):
+        metrics.count("neo_contract_calls_total", 0, chain=chain, outcome=outcome)
+
     def answer(call: object) -> dict[str, object]:
         identity = call.get("id") if isinstance(call, dict) else None
         head: dict[str, object] = {"jsonrpc": "2.0", "id": identity}
         if not isinstance(call, dict) or not isinstance(call.get("method"), str):
             return {**head, "error": {"code": -32600, "message": invalid}}
         method = methods.get(call["method"])
+        if call["method"] in _OF_CONTRACTS:
+            metrics.count("neo_contract_calls_total", chain=chain, outcome="ok" if method else "error")
         if method is None:
             return {**head, "error": {"code": -32601, "message": missing(call["method"])}}
         return {**head, "result": method()}
@@ -99,4 +125,4 @@ def _node(
     async def health(_: Request) -> JSONResponse:
         return JSONResponse({"status": "ok"})
 
-    return application([Route("/health", health), Route("/", call, methods=["POST"])])
+    return application([Route("/health", health), Route("/", call, methods=["POST"])], metrics)

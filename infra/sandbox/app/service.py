@@ -8,9 +8,12 @@ from json import JSONDecodeError
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
+
+from app.metrics import OWN, Metrics
 
 JsonObject = dict[str, object]
 
@@ -20,11 +23,14 @@ class Unavailable(Exception):
 
 
 def application(
-    routes: Sequence[Route], lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]] | None = None
+    routes: Sequence[Route],
+    metrics: Metrics,
+    lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]] | None = None,
 ) -> Starlette:
-    """Give an application in which every failure is JSON with an ``error`` key."""
+    """Give an application in which every failure is JSON with an ``error`` key, and which tells its metrics."""
     return Starlette(
-        routes=list(routes),
+        routes=[Route(OWN, metrics.tell), *routes],
+        middleware=[Middleware(metrics.watching)],
         lifespan=lifespan,
         exception_handlers={Unavailable: _unavailable, HTTPException: _refused},
     )
