@@ -31,6 +31,7 @@ from recoup.stacks.compose_project import (
     interactive,
     out_of_time,
 )
+from recoup.stacks.compose_release import ComposeReleases
 
 if TYPE_CHECKING:
     from recoup.plan import ComposeSite
@@ -87,6 +88,10 @@ class ComposeStack:
     def sandbox(self) -> str | None:
         marks = {container.labels.get(SANDBOX_LABEL, "") for container in self._project.containers()}
         return marks.pop() or None if len(marks) == 1 else None
+
+    @property
+    def releases(self) -> ComposeReleases:
+        return ComposeReleases(self._project)
 
     # -- seeing --------------------------------------------------------------------------------------------
 
