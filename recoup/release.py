@@ -32,11 +32,12 @@ class Tagged(Frozen):
 
 
 class Version(Frozen):
-    """A version of the code and the directory its files are in."""
+    """A version of the code and the directory its files are in; one without a tag is named by its commit."""
 
     name: str
     commit: str
     place: Path
+    tagged: bool = True
 
     def __str__(self) -> str:
         return self.name

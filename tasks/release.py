@@ -95,7 +95,8 @@ class Suits(Frozen):
 
 def stack_at(plan: Plan, version: Version) -> Stack:
     """Give the stack as a version defines it."""
-    return open_as_planned(at(plan, version.name, version.place))
+    name = version.name if version.tagged else plan.platform.version or version.name
+    return open_as_planned(at(plan, name, version.place))
 
 
 @step(timeout=timedelta(minutes=10))
@@ -250,6 +251,9 @@ def deploy_back(plan: Plan, chosen: Chosen, kept: Kept) -> Done:
         stack.releases.give_back(held)
         note(f"making {held.service} anew from {chosen.running}")
         stack.recreate(held.service, image="" if held.name else held.image)
+        if stack.image(held.service) != held.image:
+            # Its definition means another image by now; the one that ran is what is wanted.
+            stack.recreate(held.service, image=held.image)
     wait_for_services(stack, chosen.services, READY)
     return Done(what=f"{', '.join(chosen.services)} made from {chosen.running} again")
 
@@ -316,7 +320,7 @@ def _without_way_down(release: Release, migrations: Migrations, running: Version
 
 def _running(plan: Plan, release: Release, stack: Stack, services: Sequence[str]) -> tuple[Version, datetime]:
     """Give the version that runs, read from the services themselves, and when the first of them was made."""
-    made = {service: stack.releases.deployment(service) for service in services}
+    made, tags = {service: stack.releases.deployment(service) for service in services}, tags_of(release)
     found: dict[str, Version] = {}
     for service, deployment in made.items():
         if deployment is None:
@@ -326,7 +330,8 @@ def _running(plan: Plan, release: Release, stack: Stack, services: Sequence[str]
             )
         place = _root(plan, release, service, deployment)
         commit = commit_at(place, deployment.at)
-        found[service] = Version(name=_name(release, commit), commit=commit, place=place)
+        tag = next((one.version for one in tags if one.commit == commit), "")
+        found[service] = Version(name=tag or commit[:12], commit=commit, place=place, tagged=bool(tag))
     if len(set(found.values())) != 1:
         told = ", ".join(f"{service}: {one} in {one.place}" for service, one in found.items())
         raise PreconditionError(
@@ -349,10 +354,6 @@ def _root(plan: Plan, release: Release, service: str, deployment: Deployment) ->
             next_step="correct platform.release.checkout in the plan, or deploy from there",
         )
     return place
-
-
-def _name(release: Release, commit: str) -> str:
-    return next((one.version for one in tags_of(release) if one.commit == commit), commit[:12])
 
 
 def _target(release: Release, running: Version, asked: str) -> Version:
