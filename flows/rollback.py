@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 from prefect import flow
@@ -17,6 +17,7 @@ from recoup.errors import RecoupError, RecoveryError
 from recoup.places import ledger_path
 from recoup.plan import ConfigurationComponent, Plan, PostgresComponent, RedisComponent, ServiceComponent, load_plan
 from recoup.records import Outcome, RecoveryRecord
+from recoup.release import release_of
 from tasks.configuration import Configuration
 from tasks.configuration_backup import take_configuration_backup
 from tasks.postgres import Server
@@ -41,8 +42,6 @@ from tasks.release import (
 from tasks.service_data import check_stores
 from tasks.smoke import check_as_user
 
-# Its services are healthy by then: what still fails is the version, not the time it takes.
-SMOKE_DEADLINE = timedelta(seconds=10)
 # The scenario of the plan that a bad release is a case of.
 SCENARIO = "service"
 
@@ -113,7 +112,7 @@ def _procedure(run: Run, version: str) -> None:
 
 def _change(run: Run, chosen: Chosen, kept: Kept) -> str:
     """Bring database and services to the target; gives why it is no good, nothing when users are served by it."""
-    plan, step = run.job.plan, run.steps.step
+    plan, step, settle = run.job.plan, run.steps.step, release_of(run.job.plan).settle
     try:
         # 4 the database back, by the version that has the way down, before older code meets it
         if chosen.down:
@@ -123,7 +122,7 @@ def _change(run: Run, chosen: Chosen, kept: Kept) -> str:
         if chosen.pending:
             step("Apply migrations", migrate_up, plan, chosen)
         # 6 as users, and what the stores hold
-        user = step("Smoke tests, through the gateway", check_as_user, plan, run.stack, SMOKE_DEADLINE, fresh=True)
+        user = step("Smoke tests, through the gateway", check_as_user, plan, run.stack, settle, fresh=True)
         if user.restored is None:
             run.checks.extend(user.checks)
             return f"{chosen.target} failed its smoke tests: {user}"
@@ -142,7 +141,7 @@ def _change(run: Run, chosen: Chosen, kept: Kept) -> str:
 
 def _return(run: Run, chosen: Chosen, kept: Kept, why: str) -> None:
     """Bring back what ran before and say so; always raises RecoveryError: the rollback did not recover anything."""
-    plan, step = run.job.plan, run.steps.step
+    plan, step, settle = run.job.plan, run.steps.step, release_of(run.job.plan).settle
     step("Give the version up", turn_back, why)
     data = run.state_left
     try:
@@ -155,7 +154,7 @@ def _return(run: Run, chosen: Chosen, kept: Kept, why: str) -> None:
             next_step=f"run the same command again, it goes on there; else: recoup rollback {chosen.running}",
         ) from None
     title, name = "Check as a user what ran before", "check-as-user-again"
-    user = step(title, check_as_user, plan, run.stack, SMOKE_DEADLINE, name=name, fresh=True)
+    user = step(title, check_as_user, plan, run.stack, settle, name=name, fresh=True)
     served = "users are served" if user.restored else f"it fails its own smoke tests, as before or worse: {user}"
     raise RecoveryError(
         why,

@@ -40,6 +40,7 @@ class Release(Frozen):
     """Where the platform's versions come from: tags, as ``tag`` says, of the git ``checkout`` it is deployed from.
 
     ``build``: a version's images are built from its files, within ``timeout``; otherwise its definition names them.
+    ``settle`` is how long one that is deployed may take until the gateway's requests pass.
     ``carried`` are files of the checkout that are in no commit and without which no version can be deployed.
     """
 
@@ -47,5 +48,6 @@ class Release(Frozen):
     tag: _Tag = "{version}"
     build: bool = True
     timeout: Duration = timedelta(minutes=30)
+    settle: Duration = timedelta(seconds=30)
     carried: tuple[Text, ...] = ()
     migrations: Migrations | None = None

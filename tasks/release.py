@@ -30,6 +30,7 @@ from tasks.platform import start_order
 from tasks.release_git import (
     changes_in,
     commit_at,
+    commit_of,
     files_in,
     is_ours,
     make_work_tree,
@@ -111,12 +112,7 @@ def choose_version(plan: Plan, stack: Stack, asked: str) -> Chosen:
     services = services_in(plan)
     running, since = _running(plan, release, stack, services)
     target = _target(release, running, asked)
-    if changed := changes_in(running.place):
-        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        raise PreconditionError(
-            f"{running.place} holds changes that are in no commit: {', '.join(changed[:3])}{more}",
-            next_step="commit or stash them: without them what runs now could not be brought back",
-        )
+    _require_as_it_runs(running)
     chosen = Chosen(running=running, target=target, since=since, services=services)
     if release.migrations is None:
         return chosen
@@ -340,6 +336,21 @@ def _running(plan: Plan, release: Release, stack: Stack, services: Sequence[str]
         )
     (running,) = set(found.values())
     return running, min(one.at for one in made.values() if one)
+
+
+def _require_as_it_runs(running: Version) -> None:
+    """Raise PreconditionError where the files of what runs are not as it runs: it could not be brought back."""
+    if (stands := commit_of(running.place)) != running.commit:
+        raise PreconditionError(
+            f"{running.place} stands at {stands[:12]}; what runs was deployed from {running} ({running.commit[:12]})",
+            next_step=f"git -C {running.place} checkout {running.commit[:12]}, or deploy what it stands at",
+        )
+    if changed := changes_in(running.place):
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise PreconditionError(
+            f"{running.place} holds changes that are in no commit: {', '.join(changed[:3])}{more}",
+            next_step="commit or stash them: without them what runs now could not be brought back",
+        )
 
 
 def _root(plan: Plan, release: Release, service: str, deployment: Deployment) -> Path:

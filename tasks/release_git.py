@@ -52,6 +52,11 @@ def commit_at(place: Path, when: datetime) -> str:
     return asked.text
 
 
+def commit_of(place: Path) -> str:
+    """Give the commit that a work tree stands at now."""
+    return control(place).commit
+
+
 def moment_of(place: Path, commit: str) -> datetime:
     """Give when a commit was made."""
     return datetime.fromtimestamp(int(git(place, "show", "--no-patch", "--format=%ct", commit).text), UTC)

@@ -12,7 +12,7 @@ from typing import Literal
 from recoup.plan import Migrations, Plan, Release
 from recoup.process import run
 from recoup.records import now
-from recoup.stacks import open_stack
+from recoup.stacks import open_as_planned
 from tasks.configuration_git import git_command
 from tasks.release import migrations_of, services_in
 from tasks.services import wait_for_services
@@ -62,7 +62,7 @@ def release_plan(root: Path, kind: Literal["process", "compose"]) -> Release:
         up=(*migrate, "up"),
         down=(*migrate, "down", "{target}"),
     )
-    return Release(checkout=root, tag="v{version}", migrations=migrations)
+    return Release(checkout=root, tag="v{version}", settle=timedelta(seconds=3), migrations=migrations)
 
 
 def commit_version(root: Path, version: str, *, good: bool, days_ago: int, migration: Ways | None = None) -> None:
@@ -80,7 +80,7 @@ def deploy(plan: Plan, version: str) -> datetime:
     """Deploy a version as people do, its migrations too, and give the moment its services were made."""
     release = plan.platform.release
     assert release is not None
-    stack, services = open_stack(plan), services_in(plan)
+    stack, services = open_as_planned(plan), services_in(plan)
     _git(release.checkout, now(), "checkout", "--quiet", f"v{version}")
     if command := stack.releases.building(services):
         run(command, timeout=release.timeout)
@@ -95,7 +95,7 @@ def deploy(plan: Plan, version: str) -> datetime:
 def migrate(plan: Plan) -> None:
     """Apply what migrations the version that is deployed has."""
     migrations = migrations_of(plan)
-    open_stack(plan).releases.once(migrations.service, migrations.up, timeout=migrations.timeout)
+    open_as_planned(plan).releases.once(migrations.service, migrations.up, timeout=migrations.timeout)
 
 
 def _migration(root: Path, name: str, ways: Ways) -> None:

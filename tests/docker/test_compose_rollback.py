@@ -1,0 +1,151 @@
+"""Versions in containers: built from work trees, images kept and given their names back, migrations run in one of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import pytest
+
+from flows.drill import StackKind
+from flows.drill_rollback import RollbackDrill, drill_rollback
+from flows.rollback import Rollback, run_rollback
+from recoup.errors import PreconditionError
+from recoup.places import ledger_path
+from recoup.plan import Plan, load_plan
+from recoup.records import Outcome, RecoveryRecord, Verdict, now
+from recoup.release import release_of
+from recoup.stacks import open_stack
+from tasks.release import applied_in, migrations_of
+from tasks.release_fault import ReleaseFault
+from tasks.sandbox import Sandbox, create, destroy
+from tasks.sandbox_release import commit_version, deploy, migrate
+from tasks.smoke import Door, round_of_requests
+
+SERVICES = ("records-service", "accounts-service", "api-gateway")
+FIRST, NEWER = "0001_audit_by_record", "0002_record_note"
+
+
+@pytest.fixture(scope="module")
+def made(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECOUP_STATE", str(tmp_path_factory.mktemp("state")))
+        sandbox = create("compose", released=True)
+        try:
+            plan = load_plan(sandbox.plan)
+            migrate(plan)
+            root = release_of(plan).checkout
+            commit_version(root, "1.5.0", good=False, days_ago=2)
+            commit_version(root, "2.0.0", good=True, days_ago=1, migration="both")
+            deploy(plan, "2.0.0")
+            yield sandbox
+        finally:
+            destroy(sandbox)
+        left = {str(one.name) for one in engine.containers.list(all=True)}
+        left |= {name for image in engine.images.list(all=True) for name in image.tags}
+        assert not {name for name in left if sandbox.id in name}
+        assert not [name for name in left if name.startswith("recoup-once-")]
+        assert not engine.images.list(all=True, filters={"label": f"io.recoup.sandbox={sandbox.id}"})
+
+
+@pytest.fixture
+def plan(made: Sandbox) -> Plan:
+    return load_plan(made.plan)
+
+
+def roll_back(plan: Plan, made: Sandbox, version: str = "") -> RecoveryRecord:
+    return run_rollback(plan, Rollback(plan=made.plan, version=version, began=now()), ledger=ledger_path(plan))
+
+
+def images(engine: docker.DockerClient, made: Sandbox) -> set[str]:
+    return {str(engine.containers.get(f"{made.id}-neo-{name}").attrs["Image"]) for name in SERVICES}
+
+
+def code(engine: docker.DockerClient, made: Sandbox) -> str:
+    """Give the end of the code that is in the running container."""
+    done = engine.containers.get(f"{made.id}-neo-records-service").exec_run(["tail", "-n", "1", "app/records.py"])
+    return str(done.output.decode()).strip()
+
+
+def migrations(plan: Plan) -> list[str]:
+    return [one.name for one in applied_in(open_stack(plan), migrations_of(plan))]
+
+
+def serves(plan: Plan) -> bool:
+    return all(one.outcome is Outcome.PASSED for one in round_of_requests(Door.of(plan, open_stack(plan))))
+
+
+def test_a_version_that_fails_its_smoke_tests_gives_way_to_the_very_image_that_ran(
+    engine: docker.DockerClient, made: Sandbox, plan: Plan
+) -> None:
+    before = images(engine, made)
+    name = str(engine.containers.get(f"{made.id}-neo-records-service").attrs["Config"]["Image"])
+    record = roll_back(plan, made)
+    assert record.verdict is Verdict.NOT_RECOVERED
+    assert "1.5.0 failed its smoke tests" in record.why
+    assert "users are served" in record.state_left
+    assert images(engine, made) == before
+    # The name that the definition has means it again, so nobody gets the bad one by making the service anew.
+    assert str(engine.images.get(name).id) in before
+    assert migrations(plan) == [FIRST, NEWER]
+    assert serves(plan)
+
+
+def test_it_goes_back_by_hand_named_version_and_forward_again(
+    engine: docker.DockerClient, made: Sandbox, plan: Plan
+) -> None:
+    gone = engine.containers.get(f"{made.id}-neo-postgres")
+    record = roll_back(plan, made, "1.0.0")
+    assert record.verdict is Verdict.RECOVERED, record.why
+    assert "VERSION" not in code(engine, made)
+    assert migrations(plan) == [FIRST]
+    # The database is no part of a version: its container is the one it was.
+    assert engine.containers.get(f"{made.id}-neo-postgres").id == gone.id
+    open_stack(plan).recreate("records-service")
+    assert "VERSION" not in code(engine, made)
+    record = roll_back(plan, made, "2.0.0")
+    assert record.verdict is Verdict.RECOVERED, record.why
+    assert code(engine, made) == "VERSION = '2.0.0'"
+    assert migrations(plan) == [FIRST, NEWER]
+    assert serves(plan)
+
+
+def test_migrations_are_told_and_undone_while_the_service_itself_is_down(
+    engine: docker.DockerClient, made: Sandbox, plan: Plan
+) -> None:
+    engine.containers.get(f"{made.id}-neo-records-service").stop(timeout=1)
+    record = roll_back(plan, made, "1.0.0")
+    assert record.verdict is Verdict.RECOVERED, record.why
+    assert migrations(plan) == [FIRST]
+    assert serves(plan)
+
+
+def test_a_running_version_is_refused(made: Sandbox, plan: Plan) -> None:
+    running = "1.0.0" if migrations(plan) == [FIRST] else "2.0.0"
+    with pytest.raises(PreconditionError, match="is what runs now"):
+        roll_back(plan, made, running)
+
+
+@pytest.mark.parametrize(
+    ("fault", "verdict"),
+    [
+        (ReleaseFault.BAD_RELEASE, Verdict.RECOVERED),
+        (ReleaseFault.IRREVERSIBLE_MIGRATION, Verdict.NOT_RECOVERED),
+    ],
+)
+def test_the_drill_tells_each_fault_and_leaves_nothing_behind(
+    fault: ReleaseFault, verdict: Verdict, engine: docker.DockerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECOUP_STATE", str(tmp_path))
+    record = drill_rollback.fn(RollbackDrill(fault=fault, stack=StackKind.COMPOSE))
+    assert record.verdict is verdict, record.why
+    if verdict is Verdict.RECOVERED:
+        assert record.rto_met
+        assert record.stores[0].acknowledged_writes_lost == 0
+    else:
+        assert [step.name for step in record.steps] == ["choose-version"]
+        assert "recoup recover database --restore always --backup" in record.next_step
+    sandbox = record.stack.rpartition("-")[2]
+    left = {str(one.name) for one in engine.containers.list(all=True)} | {str(v.name) for v in engine.volumes.list()}
+    assert not {name for name in left if sandbox in name}
