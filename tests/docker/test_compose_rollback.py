@@ -1,4 +1,4 @@
-"""Versions in containers: built from work trees, images kept and given their names back, migrations run in one of each."""
+"""Versions in containers: built from work trees, images kept and given their names back, migrations run once each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from recoup.records import Outcome, RecoveryRecord, Verdict, now
 from recoup.release import release_of
 from recoup.stacks import open_stack
 from tasks.release import applied_in, migrations_of
-from tasks.release_fault import ReleaseFault
 from tasks.sandbox import Sandbox, create, destroy
 from tasks.sandbox_release import commit_version, deploy, migrate
 from tasks.smoke import Door, round_of_requests
@@ -65,7 +64,8 @@ def images(engine: docker.DockerClient, made: Sandbox) -> set[str]:
 def code(engine: docker.DockerClient, made: Sandbox) -> str:
     """Give the end of the code that is in the running container."""
     done = engine.containers.get(f"{made.id}-neo-records-service").exec_run(["tail", "-n", "1", "app/records.py"])
-    return str(done.output.decode()).strip()
+    assert isinstance(done.output, bytes)
+    return done.output.decode().strip()
 
 
 def migrations(plan: Plan) -> list[str]:
@@ -92,18 +92,22 @@ def test_a_version_that_fails_its_smoke_tests_gives_way_to_the_very_image_that_r
     assert serves(plan)
 
 
-def test_it_goes_back_by_hand_named_version_and_forward_again(
+def test_it_goes_back_to_a_named_version_and_forward_again_though_a_service_is_down(
     engine: docker.DockerClient, made: Sandbox, plan: Plan
 ) -> None:
-    gone = engine.containers.get(f"{made.id}-neo-postgres")
+    database = engine.containers.get(f"{made.id}-neo-postgres").id
     record = roll_back(plan, made, "1.0.0")
     assert record.verdict is Verdict.RECOVERED, record.why
     assert "VERSION" not in code(engine, made)
     assert migrations(plan) == [FIRST]
     # The database is no part of a version: its container is the one it was.
-    assert engine.containers.get(f"{made.id}-neo-postgres").id == gone.id
+    assert engine.containers.get(f"{made.id}-neo-postgres").id == database
     open_stack(plan).recreate("records-service")
     assert "VERSION" not in code(engine, made)
+    with pytest.raises(PreconditionError, match="is what runs now"):
+        roll_back(plan, made, "v1.0.0")
+    # Migrations are told, and made, in a container of their own.
+    engine.containers.get(f"{made.id}-neo-records-service").stop(timeout=1)
     record = roll_back(plan, made, "2.0.0")
     assert record.verdict is Verdict.RECOVERED, record.why
     assert code(engine, made) == "VERSION = '2.0.0'"
@@ -111,41 +115,31 @@ def test_it_goes_back_by_hand_named_version_and_forward_again(
     assert serves(plan)
 
 
-def test_migrations_are_told_and_undone_while_the_service_itself_is_down(
+def test_a_migration_that_cannot_be_undone_stops_it_before_any_change(
     engine: docker.DockerClient, made: Sandbox, plan: Plan
 ) -> None:
-    engine.containers.get(f"{made.id}-neo-records-service").stop(timeout=1)
-    record = roll_back(plan, made, "1.0.0")
-    assert record.verdict is Verdict.RECOVERED, record.why
-    assert migrations(plan) == [FIRST]
-    assert serves(plan)
+    root = release_of(plan).checkout
+    (root / "app" / "migrations" / f"{NEWER}.down.sql").unlink()
+    commit_version(root, "2.1.0", good=True, days_ago=0)
+    deploy(plan, "2.1.0")
+    before = images(engine, made), {one.id for one in engine.containers.list(all=True) if made.id in str(one.name)}
+    with pytest.raises(PreconditionError, match=f"{NEWER} cannot be undone") as refused:
+        roll_back(plan, made, "1.0.0")
+    assert "recoup recover database --restore always --backup" in refused.value.next_step
+    assert refused.value.next_step.endswith("then: recoup rollback 1.0.0")
+    after = images(engine, made), {one.id for one in engine.containers.list(all=True) if made.id in str(one.name)}
+    assert after == before
+    assert migrations(plan) == [FIRST, NEWER]
 
 
-def test_a_running_version_is_refused(made: Sandbox, plan: Plan) -> None:
-    running = "1.0.0" if migrations(plan) == [FIRST] else "2.0.0"
-    with pytest.raises(PreconditionError, match="is what runs now"):
-        roll_back(plan, made, running)
-
-
-@pytest.mark.parametrize(
-    ("fault", "verdict"),
-    [
-        (ReleaseFault.BAD_RELEASE, Verdict.RECOVERED),
-        (ReleaseFault.IRREVERSIBLE_MIGRATION, Verdict.NOT_RECOVERED),
-    ],
-)
-def test_the_drill_tells_each_fault_and_leaves_nothing_behind(
-    fault: ReleaseFault, verdict: Verdict, engine: docker.DockerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_drill_recovers_and_leaves_nothing_behind(
+    engine: docker.DockerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RECOUP_STATE", str(tmp_path))
-    record = drill_rollback.fn(RollbackDrill(fault=fault, stack=StackKind.COMPOSE))
-    assert record.verdict is verdict, record.why
-    if verdict is Verdict.RECOVERED:
-        assert record.rto_met
-        assert record.stores[0].acknowledged_writes_lost == 0
-    else:
-        assert [step.name for step in record.steps] == ["choose-version"]
-        assert "recoup recover database --restore always --backup" in record.next_step
+    record = drill_rollback.fn(RollbackDrill(stack=StackKind.COMPOSE))
+    assert record.verdict is Verdict.RECOVERED, record.why
+    assert record.rto_met
+    assert record.stores[0].acknowledged_writes_lost == 0
     sandbox = record.stack.rpartition("-")[2]
     left = {str(one.name) for one in engine.containers.list(all=True)} | {str(v.name) for v in engine.volumes.list()}
     assert not {name for name in left if sandbox in name}
