@@ -25,11 +25,9 @@ from tasks.postgres_backup import check_backup_can_begin, take_database_backup
 from tasks.redis_backup import check_redis_backup_can_begin, take_redis_backup
 from tasks.redis_server import RedisServer
 from tasks.release import (
-    Chosen,
     Kept,
     build_release,
     check_schema,
-    choose_version,
     deploy_back,
     deploy_release,
     hold_release,
@@ -39,6 +37,7 @@ from tasks.release import (
     remember_version,
     turn_back,
 )
+from tasks.release_choice import Chosen, choose_version
 from tasks.service_data import check_stores
 from tasks.smoke import check_as_user
 
@@ -107,7 +106,11 @@ def _procedure(run: Run, version: str) -> None:
     step("Remember the version", remember_version, plan, chosen.target, chosen.services)
     now_runs = f"{chosen.target} runs from {chosen.target.place}, and the checkout is as it was"
     run.state_left = "; ".join(filter(None, (now_runs, run.state_left)))
+    named = plan.platform.version
     run.next_step = f"correct {chosen.running} and release it anew; to undo this: recoup rollback {chosen.running}"
+    if named and named != chosen.target.name:
+        # A new host would get it.
+        run.next_step += f"; the plan's platform.version is {named}: set it to {chosen.target}"
 
 
 def _change(run: Run, chosen: Chosen, kept: Kept) -> str:

@@ -7,16 +7,17 @@ from collections.abc import Iterator
 from flows.rollback import Rollback, stores_to_back_up
 from recoup.plan import Plan
 from recoup.release import release_of
-from recoup.stacks import open_stack
-from tasks.release import choose_version, down_command, stack_at
+from recoup.stacks import open_at, open_stack
+from tasks.release_choice import choose_version
 from tasks.release_git import adding
+from tasks.release_migrations import down_command
 
 
 def preview(plan: Plan, request: Rollback) -> Iterator[str]:
     """Give, line by line, what a rollback would run; raises PreconditionError where none could begin."""
     release = release_of(plan)
     chosen = choose_version.fn(plan, open_stack(plan), request.version)
-    target = stack_at(plan, chosen.target)
+    target = open_at(plan, chosen.target)
     yield str(chosen)
     yield f"back up {', '.join(stores_to_back_up(plan))}; keep what {', '.join(chosen.services)} were made from"
     yield adding(release, chosen.target.commit, chosen.target.place).shown()

@@ -62,7 +62,7 @@ def moment_of(place: Path, commit: str) -> datetime:
     return datetime.fromtimestamp(int(git(place, "show", "--no-patch", "--format=%ct", commit).text), UTC)
 
 
-def changes_in(place: Path) -> tuple[str, ...]:
+def changes_in(release: Release, place: Path) -> tuple[str, ...]:
     """Give the files of a work tree that differ from its commit, told by their bytes, or are in no commit at all."""
     known = control(place)
     there = [path for path in known.tracked if os.path.lexists(place / path)]
@@ -71,7 +71,8 @@ def changes_in(place: Path) -> tuple[str, ...]:
     found = [f"{path} ({how})" for path, how in differing(place, known, links, runs).items()]
     found += [f"{path} ({DELETED})" for path in known.tracked if path not in links]
     others = git(place, "ls-files", "--others", "--exclude-standard", "-z").stdout.split(b"\0")
-    return (*sorted(found), *(f"{os.fsdecode(one)} ({UNTRACKED})" for one in others if one))
+    unknown = [name for one in others if (name := os.fsdecode(one)) and name not in release.carried]
+    return (*sorted(found), *(f"{name} ({UNTRACKED})" for name in unknown))
 
 
 def files_in(release: Release, commit: str, directory: str) -> tuple[str, ...]:
@@ -114,9 +115,7 @@ def make_work_tree(release: Release, commit: str, place: Path) -> None:
 def _whole(release: Release, place: Path, commit: str) -> bool:
     if not (place / ".git").exists():
         return False
-    known = control(place)
-    carried = {f"{name} ({UNTRACKED})" for name in release.carried}
-    return known.commit == commit and not set(changes_in(place)) - carried
+    return commit_of(place) == commit and not changes_in(release, place)
 
 
 def _carry(release: Release, name: str, place: Path) -> None:

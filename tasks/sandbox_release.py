@@ -14,7 +14,8 @@ from recoup.process import run
 from recoup.records import now
 from recoup.stacks import open_as_planned
 from tasks.configuration_git import git_command
-from tasks.release import migrations_of, services_in
+from tasks.release_choice import services_in
+from tasks.release_migrations import migrations_of
 from tasks.services import wait_for_services
 
 FIRST = "1.0.0"

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from recoup.process import Command, Completed
 from recoup.records import Frozen
-from recoup.release import at, read_pin
+from recoup.release import Version, at, read_pin
 
 if TYPE_CHECKING:
     from recoup.plan import Plan
@@ -253,3 +253,9 @@ def open_as_planned(plan: Plan) -> Stack:
     if stack.kind == "compose":
         return ComposeStack.open(stack, plan.platform.version)
     return ProcessStack.open(stack.directory, stack.code)
+
+
+def open_at(plan: Plan, version: Version) -> Stack:
+    """Give the stack as a version defines it; one without a tag has what the plan calls the version."""
+    name = version.name if version.tagged else plan.platform.version or version.name
+    return open_as_planned(at(plan, name, version.place))

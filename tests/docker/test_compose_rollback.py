@@ -17,7 +17,7 @@ from recoup.plan import Plan, load_plan
 from recoup.records import Outcome, RecoveryRecord, Verdict, now
 from recoup.release import release_of
 from recoup.stacks import open_stack
-from tasks.release import applied_in, migrations_of
+from tasks.release_migrations import applied_in, migrations_of
 from tasks.sandbox import Sandbox, create, destroy
 from tasks.sandbox_release import commit_version, deploy, migrate
 from tasks.smoke import Door, round_of_requests

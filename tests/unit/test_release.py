@@ -13,7 +13,7 @@ from recoup.errors import PreconditionError
 from recoup.plan import ComposeSite, Migrations, Plan, ProcessSite, Release, load_plan
 from recoup.release import Pin, Tagged, at, difference, migrations_in, previous, read_pin, release_of, write_pin
 from recoup.stacks.process_spec import ServiceSpec, from_code
-from tasks.release import down_command
+from tasks.release_migrations import down_command
 
 T = datetime(2026, 11, 23, tzinfo=UTC)
 
