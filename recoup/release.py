@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,13 +11,14 @@ from typing import TYPE_CHECKING
 from pydantic import AwareDatetime, ValidationError
 
 from recoup.errors import PreconditionError
+from recoup.places import note_file, write_note
 from recoup.records import Frozen
 
 if TYPE_CHECKING:
     from recoup.plan import Plan
     from recoup.plan_release import Release
 
-_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+_NOTE = "release"
 NO_MIGRATION = "0"
 
 
@@ -131,7 +131,7 @@ def release_of(plan: Plan) -> Release:
 def read_pin(plan: Plan) -> Pin | None:
     """Give the version that a rollback proved last, if its files are still there."""
     try:
-        pin = Pin.model_validate_json(_file(plan).read_bytes())
+        pin = Pin.model_validate_json(note_file(plan, _NOTE).read_bytes())
     except (OSError, ValidationError):
         return None
     return pin if pin.place.is_dir() else None
@@ -139,22 +139,12 @@ def read_pin(plan: Plan) -> Pin | None:
 
 def write_pin(plan: Plan, pin: Pin | None) -> None:
     """Keep which version was proven; None: what the plan itself names."""
-    path = _file(plan)
+    path = note_file(plan, _NOTE)
     if pin is None:
         path.unlink(missing_ok=True)
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(pin.model_dump_json(indent=2))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    else:
+        write_note(path, pin.model_dump_json(indent=2))
 
 
 def _moved(path: Path, checkout: Path, place: Path) -> Path:
     return place / path.relative_to(checkout) if path.is_relative_to(checkout) else path
-
-
-def _file(plan: Plan) -> Path:
-    return plan.platform.state / f"{_UNSAFE.sub('-', plan.platform.name).lstrip('.')}.release.json"

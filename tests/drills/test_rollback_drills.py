@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from deployments import cli
+from deployments.catalog import deployments
 from flows.backup import run_backup
 from flows.drill_rollback import RollbackDrill, drill_rollback
 from flows.procedure import watched_by
@@ -310,6 +311,14 @@ def test_one_killed_while_it_returned_goes_on_returning(released: Released) -> N
     assert "1.5.0 failed its smoke tests" in record.why
     assert (released.runs(), released.migrations(), released.has_note()) == ("2.0.0", [FIRST, NEWER], True)
     assert released.serves()
+
+
+def test_it_is_offered_where_the_plan_says_where_versions_come_from(released: Released) -> None:
+    path = released.sandbox.plan
+    assert "rollback" in {one.name for one in deployments(path, released.plan)}
+    platform = released.plan.platform.model_copy(update={"release": None})
+    without = released.plan.model_copy(update={"platform": platform})
+    assert "rollback" not in {one.name for one in deployments(path, without)}
 
 
 def test_nothing_bad_is_released_where_there_is_no_sandbox(released: Released) -> None:
