@@ -17,7 +17,7 @@ def preview(plan: Plan, request: Rollback) -> Iterator[str]:
     """Give, line by line, what a rollback would run; raises PreconditionError where none could begin."""
     release = release_of(plan)
     chosen = choose_version.fn(plan, open_stack(plan), request.version)
-    target = open_at(plan, chosen.target)
+    target = open_at(plan, chosen.target, there=False)
     yield str(chosen)
     yield f"back up {', '.join(stores_to_back_up(plan))}; keep what {', '.join(chosen.services)} were made from"
     yield adding(release, chosen.target.commit, chosen.target.place).shown()

@@ -8,10 +8,20 @@ from pathlib import Path
 
 from recoup.errors import PreconditionError, ProgramError, RecoveryError
 from recoup.plan import Release
-from recoup.process import Command
+from recoup.process import Command, run
 from recoup.records import now
 from recoup.release import Tagged, releases_directory
-from tasks.configuration_git import DELETED, UNTRACKED, control, differing, git, git_command, require_git
+from tasks.configuration_git import (
+    DELETED,
+    LONG,
+    UNTRACKED,
+    control,
+    differing,
+    git,
+    git_command,
+    owner_of,
+    require_git,
+)
 
 _FORMAT = "%(refname:strip=2)%09%(creatordate:unix)%09%(objectname)%09%(*objectname)"
 
@@ -88,7 +98,9 @@ def place_of(release: Release, version: str) -> Path:
 
 def adding(release: Release, commit: str, place: Path) -> Command:
     """Give the command that makes the work tree of a commit."""
-    return git_command(release.checkout, "worktree", "add", "--quiet", "--detach", str(place), commit)
+    # No hook of the repository's: it would act for a checkout that nobody made.
+    own = ("-c", "core.hooksPath=/dev/null")
+    return git_command(release.checkout, *own, "worktree", "add", "--quiet", "--detach", str(place), commit)
 
 
 def make_work_tree(release: Release, commit: str, place: Path) -> None:
@@ -101,7 +113,7 @@ def make_work_tree(release: Release, commit: str, place: Path) -> None:
             if os.path.lexists(place):
                 place.rename(place.with_name(f"{place.name}.before-{now():%Y%m%dT%H%M%SZ}"))
             git(release.checkout, "worktree", "prune")
-            git(release.checkout, *adding(release, commit, place).argv[5:])
+            run(adding(release, commit, place), timeout=LONG, user=owner_of(release.checkout))
         except (ProgramError, OSError) as error:
             raise RecoveryError(
                 f"the files of {commit[:12]} cannot be had in {place}: {str(error).splitlines()[0]}",

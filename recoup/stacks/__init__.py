@@ -244,18 +244,21 @@ def open_stack(plan: Plan) -> Stack:
     return open_as_planned(plan)
 
 
-def open_as_planned(plan: Plan) -> Stack:
-    """Give the stack as the plan itself defines it, whatever version was proven."""
+def open_as_planned(plan: Plan, *, there: bool = True) -> Stack:
+    """Give the stack as the plan itself defines it, whatever version was proven.
+
+    Not ``there``: its files are still to be made, and only what would be run is asked for.
+    """
     from recoup.stacks.compose import ComposeStack
     from recoup.stacks.process import ProcessStack
 
     stack = plan.platform.stack
     if stack.kind == "compose":
-        return ComposeStack.open(stack, plan.platform.version)
+        return ComposeStack.open(stack, plan.platform.version, there=there)
     return ProcessStack.open(stack.directory, stack.code)
 
 
-def open_at(plan: Plan, version: Version) -> Stack:
+def open_at(plan: Plan, version: Version, *, there: bool = True) -> Stack:
     """Give the stack as a version defines it; one without a tag has what the plan calls the version."""
     name = version.name if version.tagged else plan.platform.version or version.name
-    return open_as_planned(at(plan, name, version.place))
+    return open_as_planned(at(plan, name, version.place), there=there)

@@ -11,11 +11,12 @@ import pytest
 from flows.drill import StackKind
 from flows.drill_rollback import RollbackDrill, drill_rollback
 from flows.rollback import Rollback, run_rollback
+from flows.rollback_preview import preview
 from recoup.errors import PreconditionError
 from recoup.places import ledger_path
 from recoup.plan import Plan, load_plan
 from recoup.records import Outcome, RecoveryRecord, Verdict, now
-from recoup.release import release_of
+from recoup.release import release_of, releases_directory
 from recoup.stacks import open_stack
 from tasks.release_migrations import applied_in, migrations_of
 from tasks.sandbox import Sandbox, create, destroy
@@ -81,6 +82,10 @@ def test_a_version_that_fails_its_smoke_tests_gives_way_to_the_very_image_that_r
 ) -> None:
     before = images(engine, made)
     name = str(engine.containers.get(f"{made.id}-neo-records-service").attrs["Config"]["Image"])
+    said = "\n".join(preview(plan, Rollback(plan=made.plan)))
+    for command in ("worktree add", "PLATFORM_VERSION=1.5.0 docker compose", " build ", "up --detach --no-deps"):
+        assert command in said
+    assert not releases_directory(release_of(plan)).exists()
     record = roll_back(plan, made)
     assert record.verdict is Verdict.NOT_RECOVERED
     assert "1.5.0 failed its smoke tests" in record.why
