@@ -42,7 +42,7 @@ def made(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) 
             yield sandbox
         finally:
             destroy(sandbox)
-        left = {str(one.name) for one in engine.containers.list(all=True)}
+        left = {str(one.name) for one in engine.containers.list(all=True, ignore_removed=True)}
         left |= {name for image in engine.images.list(all=True) for name in image.tags}
         assert not {name for name in left if sandbox.id in name}
         assert not [name for name in left if name.startswith("recoup-once-")]
@@ -127,12 +127,18 @@ def test_a_migration_that_cannot_be_undone_stops_it_before_any_change(
     (root / "app" / "migrations" / f"{NEWER}.down.sql").unlink()
     commit_version(root, "2.1.0", good=True, days_ago=0)
     deploy(plan, "2.1.0")
-    before = images(engine, made), {one.id for one in engine.containers.list(all=True) if made.id in str(one.name)}
+    before = (
+        images(engine, made),
+        {one.id for one in engine.containers.list(all=True, ignore_removed=True) if made.id in str(one.name)},
+    )
     with pytest.raises(PreconditionError, match=f"{NEWER} cannot be undone") as refused:
         roll_back(plan, made, "1.0.0")
     assert "recoup recover database --restore always --backup" in refused.value.next_step
     assert refused.value.next_step.endswith("then: recoup rollback 1.0.0")
-    after = images(engine, made), {one.id for one in engine.containers.list(all=True) if made.id in str(one.name)}
+    after = (
+        images(engine, made),
+        {one.id for one in engine.containers.list(all=True, ignore_removed=True) if made.id in str(one.name)},
+    )
     assert after == before
     assert migrations(plan) == [FIRST, NEWER]
 
@@ -146,5 +152,7 @@ def test_the_drill_recovers_and_leaves_nothing_behind(
     assert record.rto_met
     assert record.stores[0].acknowledged_writes_lost == 0
     sandbox = record.stack.rpartition("-")[2]
-    left = {str(one.name) for one in engine.containers.list(all=True)} | {str(v.name) for v in engine.volumes.list()}
+    left = {str(one.name) for one in engine.containers.list(all=True, ignore_removed=True)} | {
+        str(v.name) for v in engine.volumes.list()
+    }
     assert not {name for name in left if sandbox in name}
