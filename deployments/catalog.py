@@ -27,11 +27,13 @@ from flows.database import DatabaseRecovery, recover_database
 from flows.drill import DatabaseDrill, drill_database
 from flows.drill_platform import PlatformDrill, drill_platform
 from flows.drill_redis import RedisDrill, drill_redis
+from flows.drill_rollback import RollbackDrill, drill_rollback
 from flows.drill_service import ServiceDrill, drill_service
 from flows.platform import PlatformRecovery, recover_platform
 from flows.redis_store import RedisBackup, RedisRecovery, back_up_redis, recover_redis
 from flows.restore import TableRestore, restore_part
 from flows.retention import PruneBackups, prune_backups
+from flows.rollback import Rollback, roll_back
 from flows.service import ServiceRecovery, recover_service
 from flows.standby import StandbyRequest, build_pair
 from flows.validate import Validation, validate_platform
@@ -59,6 +61,7 @@ def deployments(path: Path, plan: Plan) -> tuple[RunnerDeployment, ...]:
         _offer(recover_service, ServiceRecovery(plan=where)),
         _offer(drill_platform, PlatformDrill()),
         _offer(recover_platform, PlatformRecovery(plan=where)),
+        _offer(drill_rollback, RollbackDrill()),
     ]
     several = {kind for kind, count in Counter(c.kind for c in plan.components.values()).items() if count > 1}
     for name, component in plan.components.items():
@@ -95,6 +98,8 @@ def deployments(path: Path, plan: Plan) -> tuple[RunnerDeployment, ...]:
                 tree = ConfigurationBackup(plan=where, component=name)
                 every = _every(component.backup.interval, component.store)
                 offered.append(_offer(back_up_configuration, tree, every, suffix=suffix))
+    if plan.platform.release:
+        offered.append(_offer(roll_back, Rollback(plan=where)))
     hourly = Interval(CHECKLIST, anchor_date=ANCHOR, slug="checklist")
     offered.append(_offer(validate_platform, Validation(plan=where), hourly))
     offered.append(_offer(prune_backups, PruneBackups(plan=where), _every(RETENTION, "retention")))

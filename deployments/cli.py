@@ -20,7 +20,7 @@ from recoup.errors import RecoupError
 
 INTERRUPTED = 130
 HELP = ["-h", "--help"]
-LASTING = {"recover", "backup", "restore", "standby"}
+LASTING = {"recover", "rollback", "backup", "restore", "standby"}
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Entry:
 COMMANDS = {
     "plan": Entry("deployments.plan_commands", "Check, show and describe the plan."),
     "recover": Entry("deployments.recover_commands", "Recover a component by the plan's procedure."),
+    "rollback": Entry("deployments.rollback_commands", "Go back to an earlier version of the platform, or return."),
     "drill": Entry("deployments.run_commands", "Drill a procedure on a sandbox that is really broken."),
     "backup": Entry("deployments.backup_commands", "Take, list, verify, copy, fetch and prune backup sets."),
     "restore": Entry("deployments.restore_commands", "Restore a database (to a moment), table or schema beside it."),

@@ -9,6 +9,7 @@ import typer
 from deployments.asking import act, confirm, moment
 from deployments.options import AsJson, Began, DryRun, Fresh, PlanPath, Reason, Yes
 from deployments.platform_commands import drill_platform_command
+from deployments.rollback_commands import drill_rollback_command
 from deployments.service_commands import drill_service_command
 from flows.database import DatabaseRecovery, Source, When, recover_database
 from flows.database_preview import preview
@@ -99,3 +100,4 @@ def drill_redis_command(
 
 drill.command("service")(drill_service_command)
 drill.command("platform")(drill_platform_command)
+drill.command("rollback")(drill_rollback_command)

@@ -59,6 +59,7 @@ from recoup.plan_platform import (
     S3Copy,
     Terraform,
 )
+from recoup.plan_release import Migrations, Release
 from recoup.plan_rules import broken
 from recoup.plan_words import Name, Text
 from recoup.records import Frozen
@@ -85,6 +86,7 @@ __all__ = [
     "Gateway",
     "Locations",
     "Login",
+    "Migrations",
     "Monitoring",
     "Objectives",
     "Plan",
@@ -94,6 +96,7 @@ __all__ = [
     "ProcessSite",
     "RedisComponent",
     "RedisReplica",
+    "Release",
     "Request",
     "RtoObjectives",
     "S3Copy",

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from recoup.plan_release import Release
 from recoup.plan_words import Duration, Name, Number, Port, Secret, Text, Url, UrlPath, VariableName
 from recoup.records import Frozen
 
@@ -66,10 +67,14 @@ class ComposeSite(Frozen):
 
 
 class ProcessSite(Frozen):
-    """A stack of plain child processes, described by the ``stack.json`` in ``directory``."""
+    """A stack of plain child processes, described by the ``stack.json`` in ``directory``.
+
+    ``code``: the services' programs are taken from there, and not from where the description has them.
+    """
 
     kind: Literal["process"] = "process"
     directory: Path
+    code: Path | None = None
 
 
 class Login(Frozen):
@@ -163,6 +168,7 @@ class Platform(Frozen):
     copies: tuple[Copy, ...] = ()
     terraform: Terraform | None = None
     version: Text | None = None
+    release: Release | None = None
     gateway: Gateway
     monitoring: Monitoring | None = None
     certificates: Certificates = Certificates()

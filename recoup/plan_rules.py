@@ -316,6 +316,20 @@ def standbys_can_be_judged(plan: Plan) -> Iterator[Problem]:
             yield Problem((*at, "port"), "the port of the database itself", why, ((*at[:2], "port"),))
 
 
+def releases_can_be_made(plan: Plan) -> Iterator[Problem]:
+    """A version's checkout has the files that define the stack, and the way down ends where it is told to."""
+    release, site = plan.platform.release, plan.platform.stack
+    if release is None:
+        return
+    at: Place = ("platform", "release")
+    if site.kind == "compose" and not site.file.is_relative_to(release.checkout):
+        why = "every version would be defined by the same file"
+        yield Problem((*at, "checkout"), "platform.stack.file is not in it", why, (("platform", "stack", "file"),))
+    if release.migrations and not any("{target}" in part for part in release.migrations.down):
+        why = "it would undo one migration, or all of them, whichever version is gone back to"
+        yield Problem((*at, "migrations", "down"), "no {target} in it", why)
+
+
 def checklist_is_whole(plan: Plan) -> Iterator[Problem]:
     """Every item of the checklist has a check, and stands there once."""
     for n, item in enumerate(plan.checklist):
@@ -364,6 +378,7 @@ RULES: tuple[Rule, ...] = (
     configuration_can_be_kept,
     recipients_are_keys,
     standbys_can_be_judged,
+    releases_can_be_made,
     checklist_is_whole,
     follow_ups_have_owners,
     escalation_is_consecutive,

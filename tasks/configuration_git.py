@@ -77,18 +77,18 @@ def control(root: Path) -> Control:
     if shutil.which("git") is None:
         return Control(none="git is not installed on this machine")
     try:
-        head = _git(root, "rev-parse", "--verify", "--quiet", "HEAD^{commit}", check=False)
+        head = git(root, "rev-parse", "--verify", "--quiet", "HEAD^{commit}", check=False)
         if head.returncode != 0:
             return Control(none=f"git gives no commit: {head.stderr.strip()[-200:] or 'nothing was committed yet'}")
-        lines = _git(root, "ls-tree", "-r", "-z", "HEAD").stdout.split(b"\0")
+        lines = git(root, "ls-tree", "-r", "-z", "HEAD").stdout.split(b"\0")
         # A submodule is a commit of another repository: its files are in none of this one's.
         tracked = dict(_tracked(line) for line in lines if line and not line.startswith(b"160000 "))
         if not tracked:
             return Control(none="no git repository")
         return Control(
             commit=head.text,
-            branch=_git(root, "symbolic-ref", "--quiet", "--short", "HEAD", check=False).text,
-            tags=tuple(_git(root, "tag", "--points-at", "HEAD").text.split()),
+            branch=git(root, "symbolic-ref", "--quiet", "--short", "HEAD", check=False).text,
+            tags=tuple(git(root, "tag", "--points-at", "HEAD").text.split()),
             tracked=tracked,
         )
     except ProgramError as error:
@@ -106,15 +106,15 @@ def differing(root: Path, known: Control, files: Mapping[str, str], executable: 
         return dict.fromkeys(files, UNTRACKED)
     plain = [path for path, link in files.items() if not link and path in known.tracked]
     try:
-        hashed = _git(root, "hash-object", "--stdin-paths", stdin=b"".join(os.fsencode(p) + b"\n" for p in plain))
+        hashed = git(root, "hash-object", "--stdin-paths", stdin=b"".join(os.fsencode(p) + b"\n" for p in plain))
     except ProgramError:
         # One of the repository's filters is not installed here, for example.
         return {path: UNTRACKED if path not in known.tracked else UNKNOWN for path in files}
     blobs = dict(zip(plain, hashed.text.split(), strict=True))
     for path, link in files.items():
         if link and path in known.tracked:
-            blobs[path] = _git(root, "hash-object", "--stdin", "--no-filters", stdin=os.fsencode(link)).text
-    modes = _git(root, "config", "--type=bool", "--default=true", "core.fileMode").text == "true"
+            blobs[path] = git(root, "hash-object", "--stdin", "--no-filters", stdin=os.fsencode(link)).text
+    modes = git(root, "config", "--type=bool", "--default=true", "core.fileMode").text == "true"
     found = {}
     for path, link in files.items():
         commit = known.tracked.get(path)
@@ -130,7 +130,7 @@ def differing(root: Path, known: Control, files: Mapping[str, str], executable: 
 
 def write_bundle(root: Path, known: Control, target: BinaryIO) -> str:
     """Write the commit with its history as one file that git can clone from; gives why it could not, else nothing."""
-    if _git(root, "rev-parse", "--is-shallow-repository").text == "true":
+    if git(root, "rev-parse", "--is-shallow-repository").text == "true":
         return "the checkout is shallow: its history is not here"
     refs = ["HEAD", *([f"refs/heads/{known.branch}"] if known.branch else []), *(f"refs/tags/{t}" for t in known.tags)]
     try:
@@ -164,7 +164,8 @@ def require_git() -> None:
         raise PreconditionError("git is not installed on this machine", next_step="install git, then run it again")
 
 
-def _git(root: Path, *arguments: str, stdin: bytes | None = None, check: bool = True) -> Completed:
+def git(root: Path, *arguments: str, stdin: bytes | None = None, check: bool = True) -> Completed:
+    """Run git in a checkout as its owner, for a minute at most. Raises ProgramError."""
     return run(git_command(root, *arguments), timeout=QUICK, stdin=stdin, check=check, user=owner_of(root))
 
 

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 
 from pydantic import AwareDatetime, Field, ValidationError
 
 from recoup.causes import Ailment
 from recoup.errors import RecoupError, first_line
+from recoup.places import note_file, write_note
 from recoup.plan import Plan, ServiceComponent
 from recoup.records import Frozen, now
 from recoup.stacks import Stack, open_stack
 from tasks.service_look import look_at
 
 EVERY = timedelta(minutes=1)
-_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+_NOTE = "images"
 
 
 class Healthy(Frozen):
@@ -61,7 +59,7 @@ def note_healthy(plan: Plan, stack: Stack) -> tuple[str, ...]:
             noted[name] = Healthy(image=stack.keep_image(component.service), seen=now())
             found.append(name)
     if found:
-        _write(plan, _Noted(services=noted))
+        write_note(note_file(plan, _NOTE), _Noted(services=noted).model_dump_json(indent=2))
     return tuple(found)
 
 
@@ -95,24 +93,9 @@ def noting(plan: Plan, tell: Callable[[str], None]) -> Iterator[None]:
             thread.join(timeout=10)
 
 
-def _file(plan: Plan) -> Path:
-    return plan.platform.state / f"{_UNSAFE.sub('-', plan.platform.name).lstrip('.')}.images.json"
-
-
 def _read(plan: Plan) -> _Noted:
     try:
-        return _Noted.model_validate_json(_file(plan).read_bytes())
+        return _Noted.model_validate_json(note_file(plan, _NOTE).read_bytes())
     except (OSError, ValidationError):
         # Lost or damaged, it is only a rollback less that can be made, and it is noted anew within a minute.
         return _Noted()
-
-
-def _write(plan: Plan, noted: _Noted) -> None:
-    path = _file(plan)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(noted.model_dump_json(indent=2))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)

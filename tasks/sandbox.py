@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from recoup.errors import PreconditionError, RecoveryError
 from recoup.places import state_home
-from recoup.plan import ComposeSite, ProcessSite, Terraform, WalPolicy
+from recoup.plan import ComposeSite, ProcessSite, Release, Terraform, WalPolicy
 from recoup.stacks import proctable
 from tasks import sandbox_process
 from tasks.sandbox_certificate import Authority
@@ -59,13 +59,14 @@ def create(
     standby: bool = False,
     redis_replica: bool = False,
     provisioned: bool = False,
+    released: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Sandbox:
     """Give a new sandbox, up and answering at its gateway; sandboxes of dead owners are cleaned away first.
 
     With a ``policy`` its WAL is received as it is written, by a service of its own; with a ``standby``, which needs a
     policy, a second database follows the first; with ``redis_replica`` a second Redis. ``provisioned``: what it stands
-    on was made by Terraform.
+    on was made by Terraform. ``released``: its services are deployed from a checkout with versions.
 
     Takes seconds; gives up after 60 with RecoveryError naming the service and its last log lines. Whatever goes
     wrong, an interruption too, nothing is left behind.
@@ -74,7 +75,7 @@ def create(
         progress(f"cleaned away the abandoned sandbox {gone}")
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            return _create(kind, policy, standby, redis_replica, provisioned, progress)
+            return _create(kind, policy, standby, redis_replica, provisioned, released, progress)
         except sandbox_process.PortLost:
             if attempt == _ATTEMPTS:
                 raise
@@ -113,6 +114,7 @@ def _create(
     standby: bool,
     redis_replica: bool,
     provisioned: bool,
+    released: bool,
     progress: Callable[[str], None],
 ) -> Sandbox:
     state = state_home()
@@ -122,7 +124,12 @@ def _create(
     receiver = policy is not None
     site: ComposeSite | ProcessSite
     terraform: Terraform | None = None
+    release: Release | None = None
     try:
+        if released:
+            from tasks.sandbox_release import make_checkout, release_plan
+
+            release = release_plan(make_checkout(directory), kind)
         if provisioned:
             from tasks.sandbox_terraform import provision
 
@@ -132,7 +139,14 @@ def _create(
             _write_secrets(directory / "secrets")
             _write_certificate(directory)
             url = sandbox_process.bring_up(
-                directory, identity, state, progress, receiver=receiver, standby=standby, redis_replica=redis_replica
+                directory,
+                identity,
+                state,
+                progress,
+                receiver=receiver,
+                standby=standby,
+                redis_replica=redis_replica,
+                checkout=release.checkout if release else None,
             )
             site = ProcessSite(directory=directory)
         else:
@@ -148,8 +162,9 @@ def _create(
                 redis_replica=redis_replica,
                 provisioned=provisioned,
                 certificate=_write_certificate(directory),
+                checkout=release.checkout if release else None,
             )
-        plan = write_plan(directory, identity, site, url, policy, standby, redis_replica, terraform)
+        plan = write_plan(directory, identity, site, url, policy, standby, redis_replica, terraform, release)
     except BaseException:
         _destroy(directory, identity, kind)
         raise

@@ -42,8 +42,11 @@ def bring_up(
     redis_replica: bool = False,
     provisioned: bool = False,
     certificate: Path | None = None,
+    checkout: Path | None = None,
 ) -> tuple[ComposeSite, str]:
     """Start a sandbox and give its site and the gateway's URL, which has TLS where there is a certificate.
+
+    With a ``checkout`` it is that one's files which define it, and its services' images are built from there.
 
     Writes into ``directory`` the env file (``compose.env``) and the secret files ``secrets/db_password``,
     ``secrets/smoke_user``, ``secrets/smoke_password``, all for the owner alone. What a failure or an interruption left
@@ -52,6 +55,7 @@ def bring_up(
     client, engine = connect()
     progress("looking for the sandbox's images, building them where they are missing")
     images = _images(engine)
+    base = images["RECOUP_APP_IMAGE"]
     # A name of this sandbox's own, which a drill may give to another image as a release does.
     client.images.get(images["RECOUP_APP_IMAGE"]).tag(_release(sandbox_id), tag=_CURRENT)
     images["RECOUP_APP_IMAGE"] = f"{_release(sandbox_id)}:{_CURRENT}"
@@ -63,6 +67,7 @@ def bring_up(
         "RECOUP_PREFIX": f"{sandbox_id}-",
         "RECOUP_PROJECT": f"recoup-{sandbox_id}",
         **images,
+        "RECOUP_APP_BASE": base,
         "GATEWAY_PORT": str(port),
         "GATEWAY_TLS_PORT": str(tls_port),
         "NEO_N3_PORT": str(n3),
@@ -90,12 +95,13 @@ def bring_up(
         _private(kept / name.lower(), values[name])
     wanted = {CONTINUOUS: receiver, STANDBY: standby, REDIS_REPLICA: redis_replica, PROVISIONED: provisioned}
     overrides = tuple(path for path, here in wanted.items() if here)
-    site = ComposeSite(
-        file=SANDBOX / "compose.yaml", project=f"recoup-{sandbox_id}", env_file=env_file, overrides=overrides
-    )
+    if checkout:
+        overrides += (checkout / "compose.release.yaml",)
+    file = (checkout or SANDBOX) / "compose.yaml"
+    site = ComposeSite(file=file, project=f"recoup-{sandbox_id}", env_file=env_file, overrides=overrides)
     progress("starting the sandbox's containers")
     try:
-        _up(site, engine, public, hidden)
+        _up(site, engine, public, hidden, build=checkout is not None)
     except BaseException:
         tear_down(sandbox_id, directory)
         raise
@@ -200,12 +206,12 @@ def _images(engine: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in built.text.splitlines())
 
 
-def _up(site: ComposeSite, engine: str, public: dict[str, str], hidden: dict[str, SecretStr]) -> None:
+def _up(site: ComposeSite, engine: str, public: dict[str, str], hidden: dict[str, SecretStr], *, build: bool) -> None:
     argv = (
         "docker", "compose", "--ansi", "never", "--project-name", site.project, "--file", str(site.file),
         *(part for path in site.overrides for part in ("--file", str(path))),
-        "--env-file", str(site.env_file), "up", "--detach", "--quiet-pull", "--no-build", "--wait",
-        "--wait-timeout", str(int(UP.total_seconds()) - 30),
+        "--env-file", str(site.env_file), "up", "--detach", "--quiet-pull", "--build" if build else "--no-build",
+        "--wait", "--wait-timeout", str(int(UP.total_seconds()) - 30),
     )  # fmt: skip
     # To Compose a variable of the environment outdoes the env file; given both ways, a stray one changes nothing.
     try:

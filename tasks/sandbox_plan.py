@@ -15,6 +15,7 @@ from recoup.plan import (
     ProcessSite,
     RedisComponent,
     RedisReplica,
+    Release,
     ServiceComponent,
     Standby,
     Terraform,
@@ -48,6 +49,7 @@ def write_plan(
     standby: bool = False,
     redis_replica: bool = False,
     terraform: Terraform | None = None,
+    release: Release | None = None,
 ) -> Path:
     """Write ``directory/plan.yaml`` and give its path: every address, place and secret in it is the sandbox's own.
 
@@ -68,6 +70,7 @@ def write_plan(
             "repository": directory / "backups",
             "copies": (),
             "terraform": terraform,
+            "release": release,
             "scratch": directory / "scratch",
             "gateway": gateway.model_copy(update={"url": url, "port": HTTP_PORT, "login": login, "ca": ca}),
         }

@@ -74,10 +74,12 @@ def bring_up(
     receiver: bool = False,
     standby: bool = False,
     redis_replica: bool = False,
+    checkout: Path | None = None,
 ) -> str:
     """Start every service of a new sandbox in ``directory`` and give the gateway's URL once its health is good.
 
-    Users come in with TLS, by ``secrets/tls_pem``; the gateway's port of the stack itself is plain.
+    Users come in with TLS, by ``secrets/tls_pem``; the gateway's port of the stack itself is plain. The application is
+    that of the ``checkout``, where there is one.
 
     Raises RecoveryError, with the last log lines of the service that failed, and PortLost when it is worth a new try.
     """
@@ -87,7 +89,7 @@ def bring_up(
             next_step="set RECOUP_STATE to a directory that every user can enter",
         )
     ports = _choose_ports()
-    spec = _specification(directory, identity, state, ports, receiver, standby, redis_replica)
+    spec = _specification(directory, identity, state, ports, receiver, standby, redis_replica, checkout)
     (directory / "stack.json").write_text(spec.model_dump_json(indent=2), encoding="utf-8")
     stack = ProcessStack.open(directory)
     progress(f"starting {', '.join(stack.names)}")
@@ -123,6 +125,7 @@ def _specification(
     receiver: bool,
     standby: bool,
     redis_replica: bool,
+    checkout: Path | None,
 ) -> StackSpec:
     secrets = directory / "secrets"
     homes = directory / "services"
@@ -182,7 +185,7 @@ def _specification(
     redis = [_redis("redis", homes / "redis", secrets, ports.redis)]
     if redis_replica:
         redis.append(_redis(REDIS_REPLICA, homes / REDIS_REPLICA, secrets, ports.redis_replica, of=ports.redis))
-    applications = tuple(_application(name, homes / name, secrets, ports, standby) for name in _APPLICATIONS)
+    applications = tuple(_application(name, homes / name, secrets, ports, standby, checkout) for name in _APPLICATIONS)
     return StackSpec(
         name=f"recoup-{identity}",
         sandbox=identity,
@@ -244,7 +247,9 @@ def _redis(name: str, home: Path, secrets: Path, port: int, of: int | None = Non
     )
 
 
-def _application(name: str, home: Path, secrets: Path, ports: _Ports, standby: bool) -> ServiceSpec:
+def _application(
+    name: str, home: Path, secrets: Path, ports: _Ports, standby: bool, checkout: Path | None
+) -> ServiceSpec:
     role, needs = _APPLICATIONS[name]
     url = {service: f"http://127.0.0.1:{port}" for service, port in ports.applications.items()}
     return ServiceSpec(
@@ -252,7 +257,7 @@ def _application(name: str, home: Path, secrets: Path, ports: _Ports, standby: b
         argv=(sys.executable, "-m", "app", role),
         home=home,
         env={
-            "PYTHONPATH": str(_RESOURCES),
+            "PYTHONPATH": str(checkout or _RESOURCES),
             "PYTHONUNBUFFERED": "1",
             "HOST": "127.0.0.1",
             "PORT": str(ports.applications[name]),
@@ -276,6 +281,7 @@ def _application(name: str, home: Path, secrets: Path, ports: _Ports, standby: b
         listens=ports.applications[name],
         depends_on=needs,
         health=Probe(kind="http", path="/health", timeout=5.0),
+        code=checkout,
     )
 
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from pydantic import SecretStr
 
-from recoup.process import Completed
+from recoup.process import Command, Completed
+from recoup.records import Frozen
+from recoup.release import Version, at, read_pin
 
 if TYPE_CHECKING:
     from recoup.plan import Plan
@@ -45,6 +47,53 @@ class ServiceState:
     stopped: bool = False
 
 
+@dataclass(frozen=True)
+class Deployment:
+    """What a service runs from: the directory its definition is in, and when it was made, aware UTC."""
+
+    directory: Path
+    at: datetime
+
+
+class Held(Frozen):
+    """The image of a service, by id, and the name by which its definition means it; "" where there is none."""
+
+    service: str
+    image: str
+    name: str = ""
+
+
+class Releases(Protocol):
+    """What a stack can do with whole versions of its services; the stack's definition is that of one version."""
+
+    def deployment(self, service: str) -> Deployment | None:
+        """Give what the service runs from, read from the service itself; None when it was never made."""
+        ...
+
+    def hold(self, service: str) -> Held:
+        """Keep what the service was made from, whatever a build gives its name to."""
+        ...
+
+    def give_back(self, held: Held) -> None:
+        """Give the definition's name back to the image that had it."""
+        ...
+
+    def building(self, services: tuple[str, ...]) -> Command | None:
+        """Give the command that builds what this version is made of; None where nothing is built."""
+        ...
+
+    def deploying(self, service: str) -> str:
+        """Say how the service is made anew from this version."""
+        ...
+
+    def once(self, service: str, argv: tuple[str, ...], *, timeout: timedelta, held: Held | None = None) -> Completed:
+        """Run a program once, in a new instance of the service as this version defines it, from its image or ``held``.
+
+        Works while the service itself is down. Raises ProgramError when it fails or the time-out passes.
+        """
+        ...
+
+
 class Stack(Protocol):
     """What every stack can do. A service name is the name in the Compose file or the process specification.
 
@@ -62,6 +111,11 @@ class Stack(Protocol):
     @property
     def sandbox(self) -> str | None:
         """The sandbox's id, read from the running stack itself; None: it is none, and no fault may touch it."""
+        ...
+
+    @property
+    def releases(self) -> Releases:
+        """What it can do with whole versions."""
         ...
 
     def services(self) -> tuple[ServiceState, ...]: ...
@@ -176,11 +230,35 @@ class Stack(Protocol):
 
 
 def open_stack(plan: Plan) -> Stack:
-    """Give the stack that the plan names; raises PreconditionError when it cannot be reached."""
+    """Give the stack that the plan names; raises PreconditionError when it cannot be reached.
+
+    After a rollback its services are defined by the version that was proven, until somebody deploys them otherwise.
+    """
+    pin = read_pin(plan) if plan.platform.release else None
+    if pin is None:
+        return open_as_planned(plan)
+    stack = open_as_planned(at(plan, pin.version, pin.place))
+    found = [one.directory for name in pin.services if (one := stack.releases.deployment(name))]
+    if not found or any(place.is_relative_to(pin.place) for place in found):
+        return stack
+    return open_as_planned(plan)
+
+
+def open_as_planned(plan: Plan, *, there: bool = True) -> Stack:
+    """Give the stack as the plan itself defines it, whatever version was proven.
+
+    Not ``there``: its files are still to be made, and only what would be run is asked for.
+    """
     from recoup.stacks.compose import ComposeStack
     from recoup.stacks.process import ProcessStack
 
     stack = plan.platform.stack
     if stack.kind == "compose":
-        return ComposeStack.open(stack, plan.platform.version)
-    return ProcessStack.open(stack.directory)
+        return ComposeStack.open(stack, plan.platform.version, there=there)
+    return ProcessStack.open(stack.directory, stack.code)
+
+
+def open_at(plan: Plan, version: Version, *, there: bool = True) -> Stack:
+    """Give the stack as a version defines it; one without a tag has what the plan calls the version."""
+    name = version.name if version.tagged else plan.platform.version or version.name
+    return open_as_planned(at(plan, name, version.place), there=there)

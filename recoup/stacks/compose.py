@@ -31,6 +31,7 @@ from recoup.stacks.compose_project import (
     interactive,
     out_of_time,
 )
+from recoup.stacks.compose_release import ComposeReleases
 
 if TYPE_CHECKING:
     from recoup.plan import ComposeSite
@@ -67,13 +68,13 @@ class ComposeStack:
         self._project = project
 
     @classmethod
-    def open(cls, site: ComposeSite, version: str | None = None) -> ComposeStack:
+    def open(cls, site: ComposeSite, version: str | None = None, *, there: bool = True) -> ComposeStack:
         """Give the stack of a Compose file; raises PreconditionError when the engine or the file is not there.
 
-        ``version`` is what the file reads as PLATFORM_VERSION.
+        ``version`` is what the file reads as PLATFORM_VERSION; not ``there``: the files are still to be made.
         """
         for path in (site.file, *site.overrides, *((site.env_file,) if site.env_file else ())):
-            if not path.is_file():
+            if there and not path.is_file():
                 raise PreconditionError(f"the file {path} is not there", next_step="correct platform.stack in the plan")
         client, engine = connect()
         return cls(Project(site, client, engine, version))
@@ -87,6 +88,10 @@ class ComposeStack:
     def sandbox(self) -> str | None:
         marks = {container.labels.get(SANDBOX_LABEL, "") for container in self._project.containers()}
         return marks.pop() or None if len(marks) == 1 else None
+
+    @property
+    def releases(self) -> ComposeReleases:
+        return ComposeReleases(self._project)
 
     # -- seeing --------------------------------------------------------------------------------------------
 

@@ -71,13 +71,14 @@ class Project:
 
     def compose(self, *argv: str, timeout: timedelta, also: tuple[Path, ...] = ()) -> Completed:
         """Run a Compose command on the project's own files; ``also``: files laid over them this once."""
+        return run(self.compose_command(*argv, also=also), timeout=timeout)
+
+    def compose_command(self, *argv: str, also: tuple[Path, ...] = ()) -> Command:
+        """Give a Compose command on the project's own files; ``also``: files laid over them this once."""
         paths = (self._site.file, *self._site.overrides, *also)
         files = [part for path in paths for part in ("--file", str(path))]
         env_file = ["--env-file", str(self._site.env_file)] if self._site.env_file else []
-        return run(
-            self.command("compose", "--ansi", "never", "--project-name", self.name, *files, *env_file, *argv),
-            timeout=timeout,
-        )
+        return self.command("compose", "--ansi", "never", "--project-name", self.name, *files, *env_file, *argv)
 
     @cached_property
     def defined(self) -> frozenset[str]:
@@ -151,12 +152,13 @@ class Project:
         try:
             return run(command, timeout=timeout, stdin=stdin, stdout=stdout, check=False)
         except ProgramError as error:
-            raise out_of_time(argv, f"a sidecar of {service}", error, ended=self._remove(name)) from None
+            raise out_of_time(argv, f"a sidecar of {service}", error, ended=self.remove(name)) from None
         except BaseException:
-            self._remove(name)
+            self.remove(name)
             raise
 
-    def _remove(self, name: str) -> bool:
+    def remove(self, name: str) -> bool:
+        """Remove a container by its name, by force; says whether it is gone."""
         # The engine may still be making what the ended client had asked for, so not being there is looked at twice.
         for wait in (0.0, 1.0):
             time.sleep(wait)

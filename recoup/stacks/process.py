@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
 
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 
 from recoup.errors import PreconditionError, ProgramError, RecoveryError
 from recoup.process import Completed, run
@@ -26,7 +26,8 @@ from recoup.stacks.process_command import command_of, drop_to, environment_of, o
 from recoup.stacks.process_files import copy, empty_place
 from recoup.stacks.process_logs import ENDED, STARTING, ended_in_order, excerpt
 from recoup.stacks.process_probe import answers
-from recoup.stacks.process_spec import ServiceSpec, StackSpec
+from recoup.stacks.process_release import ProcessReleases
+from recoup.stacks.process_spec import ServiceSpec, StackSpec, read_spec
 
 START = timedelta(seconds=30)
 STOP = timedelta(seconds=30)
@@ -47,15 +48,19 @@ _CODES: dict[proctable.Identity, int] = {}
 class ProcessStack:
     """The services of a ``stack.json`` as child processes; several recoup processes may open the same directory."""
 
-    def __init__(self, directory: Path, spec: StackSpec) -> None:
+    def __init__(self, directory: Path, spec: StackSpec, code: Path | None = None) -> None:
         self.directory = directory
         self.name = spec.name
         self._spec = spec
+        self._code = code
 
     @classmethod
-    def open(cls, directory: Path) -> ProcessStack:
-        """Give the stack described by ``directory/stack.json``; raises PreconditionError when there is none."""
-        return cls(directory, _read_spec(directory))
+    def open(cls, directory: Path, code: Path | None = None) -> ProcessStack:
+        """Give the stack described by ``directory/stack.json``, its programs from ``code`` where that is named.
+
+        Raises PreconditionError when there is none.
+        """
+        return cls(directory, read_spec(directory, code), code)
 
     @property
     def fingerprint(self) -> str:
@@ -63,7 +68,11 @@ class ProcessStack:
 
     @property
     def sandbox(self) -> str | None:
-        return _read_spec(self.directory).sandbox
+        return read_spec(self.directory).sandbox
+
+    @property
+    def releases(self) -> ProcessReleases:
+        return ProcessReleases(self.directory, self._service, self._code)
 
     def services(self) -> tuple[ServiceState, ...]:
         with ThreadPoolExecutor(max_workers=8) as pool:
@@ -93,7 +102,7 @@ class ProcessStack:
         return ServiceState(service, True, self._health(spec, started), f"running (pid {who.pid})", None, started)
 
     def create(self, *, timeout: timedelta = START) -> None:
-        self._spec = _read_spec(self.directory)
+        self._spec = read_spec(self.directory, self._code)
         for spec in self._spec.services:
             if not spec.home.is_dir():
                 spec.home.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +134,7 @@ class ProcessStack:
     def recreate(
         self, service: str, *, timeout: timedelta = STOP, image: str = "", env: Mapping[str, str] = {}
     ) -> None:
-        self._spec = _read_spec(self.directory)
+        self._spec = read_spec(self.directory, self._code)
         self._make(process_made.otherwise(self.directory, self._service(service), image, env), timeout)
 
     def image(self, service: str) -> str:
@@ -364,19 +373,6 @@ class ProcessStack:
         raise PreconditionError(
             f"the stack {self.name} has no service {name}", next_step=f"it has: {', '.join(self.names)}"
         )
-
-
-def _read_spec(directory: Path) -> StackSpec:
-    path = directory / "stack.json"
-    try:
-        return StackSpec.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise PreconditionError(
-            f"the stack description {path} cannot be read: {error.strerror}",
-            next_step="start a sandbox, or correct platform.stack.directory in the plan",
-        ) from None
-    except ValidationError as error:
-        raise PreconditionError(f"the stack description {path} is not valid: {error}") from None
 
 
 def _mark(log: BinaryIO, event: str, spec: ServiceSpec) -> None:

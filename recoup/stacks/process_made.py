@@ -21,6 +21,14 @@ def made(directory: Path, spec: ServiceSpec) -> ServiceSpec:
         return spec
 
 
+def made_at(directory: Path, name: str) -> float | None:
+    """Give when the service was started the last time, seconds since the epoch; None when it never was."""
+    try:
+        return _made_file(directory, name).stat().st_mtime
+    except OSError:
+        return None
+
+
 def note_made(directory: Path, spec: ServiceSpec) -> None:
     """Keep what the service is being made from."""
     _write(_made_file(directory, spec.name), spec)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from recoup.errors import PreconditionError
 from recoup.secrets import SecretRef
 
 
@@ -32,7 +34,8 @@ class ServiceSpec(_Spec):
     ``home`` is its own directory, where it works: whatever runs in there belongs to the service. ``port`` is the port
     as everybody knows it (5432), ``listens`` the port of this machine it is really on. ``user`` is whom programs run as
     and whom data belongs to, when the caller is root; with ``drops`` the program starts as root and becomes that
-    user by itself, as the entry point of a container does. ``bin`` goes in front of PATH.
+    user by itself, as the entry point of a container does. ``bin`` goes in front of PATH. ``code`` is the checkout its
+    program is in, of which another version may take the place.
     """
 
     name: str
@@ -49,6 +52,7 @@ class ServiceSpec(_Spec):
     data: Path | None = None
     depends_on: tuple[str, ...] = ()
     health: Probe | None = None
+    code: Path | None = None
 
     @field_validator("stop_signal")
     @classmethod
@@ -64,3 +68,33 @@ class StackSpec(_Spec):
     name: str
     sandbox: str | None = None
     services: tuple[ServiceSpec, ...]
+
+
+def read_spec(directory: Path, code: Path | None = None) -> StackSpec:
+    """Read ``directory/stack.json``, programs taken from ``code`` where it is named; PreconditionError on any fault."""
+    path = directory / "stack.json"
+    try:
+        spec = StackSpec.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise PreconditionError(
+            f"the stack description {path} cannot be read: {error.strerror}",
+            next_step="start a sandbox, or correct platform.stack.directory in the plan",
+        ) from None
+    except ValidationError as error:
+        raise PreconditionError(f"the stack description {path} is not valid: {error}") from None
+    if code is None:
+        return spec
+    return spec.model_copy(update={"services": tuple(from_code(one, code) for one in spec.services)})
+
+
+def from_code(spec: ServiceSpec, code: Path) -> ServiceSpec:
+    """Give the service with its program taken from another directory; one that has no ``code`` as it is."""
+    if spec.code is None:
+        return spec
+    was = re.compile(re.escape(str(spec.code)) + r"(?=[/:]|$)")
+
+    def there(text: str) -> str:
+        return was.sub(lambda _: str(code), text)
+
+    env = {name: there(value) for name, value in spec.env.items()}
+    return spec.model_copy(update={"argv": tuple(map(there, spec.argv)), "env": env, "code": code})

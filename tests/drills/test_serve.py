@@ -143,7 +143,8 @@ def test_what_people_need_is_offered_and_retention_is_applied_by_schedule(api: A
     by_clock = {"back-up-database", "back-up-redis", "back-up-configuration", "prune-backups", "validate"}
     by_hand = {f"recover-{one}" for one in ("database", "redis", "service", "platform", "configuration")}
     by_hand |= {"restore-table", "verify-database-backup", "drill-database", "drill-redis", "drill-service"} | {
-        "drill-platform"
+        "drill-platform",
+        "drill-rollback",
     }
     assert set(offered) == by_hand | by_clock
     for name, deployment in offered.items():

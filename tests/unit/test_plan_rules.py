@@ -105,6 +105,21 @@ BROKEN = {
         "components.postgres.standby",
         "a standby without continuous backup",
     ),
+    "versions out of another directory than the stack's file": (
+        put("platform", "release", "checkout", to="/srv/elsewhere"),
+        "platform.release.checkout",
+        "platform.stack.file is not in it",
+    ),
+    "a way down that ends nowhere": (
+        put("platform", "release", "migrations", "down", to=["./migrate", "down"]),
+        "platform.release.migrations.down",
+        "no {target} in it",
+    ),
+    "a tag without the version": (
+        put("platform", "release", "tag", to="latest"),
+        "platform.release.tag",
+        "pattern",
+    ),
     "standby on the port of the database": (
         put(C, "postgres", "standby", to={"service": "pair", "port": 5432}),
         "components.postgres.standby.port",

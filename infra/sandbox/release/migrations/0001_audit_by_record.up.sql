@@ -1,0 +1,1 @@
+CREATE INDEX audit_by_record ON audit (record_id);
