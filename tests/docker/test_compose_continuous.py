@@ -37,6 +37,6 @@ def test_a_wiped_database_loses_no_acknowledged_write(
     assert store.acknowledged_writes_lost == 0
     sandbox = record.stack.rpartition("-")[2]
     assert len(sandbox) == 8, record.stack
-    left = {str(one.name) for one in engine.containers.list(all=True)}
+    left = {str(one.name) for one in engine.containers.list(all=True, ignore_removed=True)}
     left |= {str(one.name) for one in engine.volumes.list()} | {str(one.name) for one in engine.networks.list()}
     assert not {name for name in left if sandbox in name}, "the drill left something on the engine"

@@ -31,7 +31,7 @@ def drill(engine: docker.DockerClient, request: DatabaseDrill) -> RecoveryRecord
 
 
 def names(engine: docker.DockerClient) -> set[str]:
-    found = {f"container {c.name}" for c in engine.containers.list(all=True)}
+    found = {f"container {c.name}" for c in engine.containers.list(all=True, ignore_removed=True)}
     found |= {f"volume {v.name}" for v in engine.volumes.list()}
     return found | {f"network {n.name}" for n in engine.networks.list()}
 

@@ -29,7 +29,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def left_of(engine: docker.DockerClient, sandbox: str) -> set[str]:
-    found = {str(one.name) for one in engine.containers.list(all=True)}
+    found = {str(one.name) for one in engine.containers.list(all=True, ignore_removed=True)}
     found |= {str(one.name) for one in engine.volumes.list()} | {str(one.name) for one in engine.networks.list()}
     return {name for name in found if sandbox in name}
 

@@ -86,5 +86,7 @@ def test_the_drill_leaves_nothing_behind(engine: docker.DockerClient) -> None:
     assert store.acknowledged_writes_lost is not None
     assert store.acknowledged_writes_lost < 10
     sandbox = record.stack.rpartition("-")[2]
-    left = {str(one.name) for one in engine.containers.list(all=True)} | {str(v.name) for v in engine.volumes.list()}
+    left = {str(one.name) for one in engine.containers.list(all=True, ignore_removed=True)} | {
+        str(v.name) for v in engine.volumes.list()
+    }
     assert not {name for name in left if sandbox in name}

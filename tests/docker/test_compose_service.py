@@ -35,7 +35,7 @@ def made(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) 
         yield sandbox
         destroy(sandbox)
         names = [name for image in engine.images.list(all=True) for name in image.tags]
-        left = {str(one.name) for one in engine.containers.list(all=True)} | set(names)
+        left = {str(one.name) for one in engine.containers.list(all=True, ignore_removed=True)} | set(names)
         assert not {name for name in left if sandbox.id in name}
         assert not engine.images.list(all=True, filters={"label": f"io.recoup.sandbox={sandbox.id}"})
 
@@ -160,7 +160,9 @@ def test_the_drill_recovers_and_leaves_nothing_behind(
     assert record.verdict is Verdict.RECOVERED, record.why
     assert record.stores[0].acknowledged_writes_lost == 0
     sandbox = record.stack.rpartition("-")[2]
-    left = {str(one.name) for one in engine.containers.list(all=True)} | {str(v.name) for v in engine.volumes.list()}
+    left = {str(one.name) for one in engine.containers.list(all=True, ignore_removed=True)} | {
+        str(v.name) for v in engine.volumes.list()
+    }
     assert not {name for name in left if sandbox in name}
 
 
