@@ -27,6 +27,7 @@ CONTINUOUS = SANDBOX.parent / "postgres" / "compose.continuous.yaml"
 STANDBY = CONTINUOUS.with_name("compose.standby.yaml")
 REDIS_REPLICA = SANDBOX.parent / "redis" / "compose.replica.yaml"
 PROVISIONED = SANDBOX / "compose.provisioned.yaml"
+MONITORING = SANDBOX.parent / "monitoring"
 BUILD, UP = timedelta(minutes=30), timedelta(minutes=5)
 _ROUNDS = 5
 _CURRENT = "current"
@@ -77,6 +78,8 @@ def bring_up(
         "DB_USER": "neo",
         "SMOKE_USER": "smoke",
         "RECOUP_SCRIPTS": str(CONTINUOUS.parent),
+        # Not by its place: a version's checkout has the Compose file and nothing around it.
+        "RECOUP_MONITORING": str(MONITORING),
         "RECOUP_WAL": str(wal_directory(directory)),
         **({"RECOUP_DB_HOST": "postgres,postgres-standby", "RECOUP_DB_PORT": "5432,5433"} if standby else {}),
     }
