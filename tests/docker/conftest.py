@@ -1,4 +1,4 @@
-"""A real Docker engine, or a loud word that there is none; one sandbox for all the tests here."""
+"""A real Docker engine, or a loud word that there is none; one sandbox for all the tests of a module."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def engine() -> docker.DockerClient:
     return client
 
 
-@pytest.fixture(scope="session")
+# Not for the whole session: the engine would run a health check in each of its containers, every two seconds, until the
+# last test of the suite.
+@pytest.fixture(scope="module")
 def sandbox(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     identity, directory = f"test-{uuid4().hex[:8]}", tmp_path_factory.mktemp("sandbox")
     site, url = sandbox_compose.bring_up(directory, identity, print)
