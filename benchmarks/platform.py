@@ -101,6 +101,8 @@ def trial(way: str) -> Rebuilt:
             for number in range(COUNT):
                 link.ask("SET", f"key-{number}", "value")
         with Server.of(plan, stack, None).connect() as connection:
+            # The trigger on the table names another one without its schema.
+            connection.execute("SET search_path = public")
             connection.execute(WRITE, [COUNT])
         run_configuration_backup(plan)
         run_redis_backup(plan, stack)
