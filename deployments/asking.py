@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
@@ -46,6 +47,18 @@ def moment(text: str) -> datetime | None:
     if moment > datetime.now(UTC):
         raise PreconditionError(f"{text} is in the future: an outage cannot begin after its recovery")
     return moment
+
+
+def agreed(
+    name: str, what: str, would: Callable[[], Iterable[str]], *, dry_run: bool, yes: bool, as_json: bool
+) -> bool:
+    """Show what a run would do, have it confirmed, and say whether it is to be made; ``yes`` asks and shows nothing."""
+    if dry_run or not yes:
+        for line in would():
+            typer.echo(line, err=as_json)
+    if not dry_run and not yes:
+        confirm(name, what)
+    return not dry_run
 
 
 def confirm(name: str, what: str) -> None:

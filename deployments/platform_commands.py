@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from deployments.asking import act, confirm, moment
+from deployments.asking import act, agreed, moment
 from deployments.options import AsJson, Began, DryRun, Fresh, PlanPath, Reason, Yes
 from flows.database import When
 from flows.drill import StackKind
@@ -44,14 +44,9 @@ def recover_platform_command(
         fresh=fresh,
     )
     loaded = load_plan(plan)
-    if dry_run or not yes:
-        for line in preview(loaded, request):
-            typer.echo(line, err=as_json)
-    if dry_run:
-        return
-    if not yes:
-        confirm(loaded.platform.name, f"rebuild {loaded.platform.name}")
-    act(recover_platform, request, as_json=as_json)
+    name = loaded.platform.name
+    if agreed(name, f"rebuild {name}", lambda: preview(loaded, request), dry_run=dry_run, yes=yes, as_json=as_json):
+        act(recover_platform, request, as_json=as_json)
 
 
 def drill_platform_command(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from deployments.asking import act, confirm, moment
+from deployments.asking import act, agreed, moment
 from deployments.options import AsJson, Began, DryRun, Fresh, PlanPath, Reason, Yes
 from flows.drill import StackKind
 from flows.drill_rollback import RollbackDrill, drill_rollback
@@ -34,14 +34,9 @@ def rollback(
     """
     request = Rollback(plan=plan, version=version, began=moment(began), reason=reason, fresh=fresh)
     loaded = load_plan(plan)
-    if dry_run or not yes:
-        for line in preview(loaded, request):
-            typer.echo(line, err=as_json)
-    if dry_run:
-        return
-    if not yes:
-        confirm(loaded.platform.name, f"roll back {loaded.platform.name}")
-    act(roll_back, request, as_json=as_json)
+    name = loaded.platform.name
+    if agreed(name, f"roll back {name}", lambda: preview(loaded, request), dry_run=dry_run, yes=yes, as_json=as_json):
+        act(roll_back, request, as_json=as_json)
 
 
 def drill_rollback_command(

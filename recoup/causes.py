@@ -101,12 +101,6 @@ def waves(depends_on: Mapping[str, tuple[str, ...]], ill: Collection[str]) -> tu
     return tuple(order)
 
 
-def causes_of(depends_on: Mapping[str, tuple[str, ...]], ill: Collection[str], name: str) -> tuple[str, ...]:
-    """Give the causes that an ill component rests on; none when it is one itself."""
-    first = waves(depends_on, ill)[0] if ill else ()
-    return tuple(one for one in first if one in rests_on(depends_on, name))
-
-
 def free_of(
     depends_on: Mapping[str, tuple[str, ...]], names: Collection[str], others: Collection[str]
 ) -> tuple[str, ...]:
