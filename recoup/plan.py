@@ -13,6 +13,7 @@ from pydantic import Field, StringConstraints
 
 from recoup import plan_faults, plan_text
 from recoup.errors import PlanError, PreconditionError
+from recoup.plan_chain import ChainComponent, ContractComponent, Endpoint
 from recoup.plan_document import (
     ChecklistItem,
     Contact,
@@ -31,13 +32,10 @@ from recoup.plan_document import (
 )
 from recoup.plan_parts import (
     BackupPolicy,
-    ChainComponent,
     Component,
     ConfigurationComponent,
     ContinuousPolicy,
-    ContractComponent,
     EnclaveComponent,
-    Endpoint,
     PostgresComponent,
     RedisComponent,
     RedisReplica,

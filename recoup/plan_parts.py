@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from recoup.plan_words import Count, Duration, Name, Number, Port, Secret, Size, Text, Tier, Url, UrlPath
+from recoup.plan_chain import ChainComponent, ContractComponent
+from recoup.plan_words import ComponentBase, Count, Duration, Name, Number, Port, Secret, Size, Text, UrlPath
 from recoup.records import Frozen
 
 
@@ -67,13 +68,7 @@ class Standby(Frozen):
     patience: Duration = timedelta(minutes=1)
 
 
-class _Component(Frozen):
-    tier: Tier
-    depends_on: tuple[Name, ...] = ()
-    description: str = ""
-
-
-class PostgresComponent(_Component):
+class PostgresComponent(ComponentBase):
     """A PostgreSQL database. ``service`` is its name in the stack, ``container`` the name an operator sees."""
 
     kind: Literal["postgres"] = "postgres"
@@ -99,7 +94,7 @@ class RedisReplica(Frozen):
     port: Port = 6379
 
 
-class RedisComponent(_Component):
+class RedisComponent(ComponentBase):
     """A Redis cache. ``replica``, where there is one, is the freshest source of a restore; it is no backup."""
 
     kind: Literal["redis"] = "redis"
@@ -112,7 +107,7 @@ class RedisComponent(_Component):
     replica: RedisReplica | None = None
 
 
-class ServiceComponent(_Component):
+class ServiceComponent(ComponentBase):
     """A service of the platform itself: the gateway or a microservice. It keeps no data of its own.
 
     ``health`` is asked on ``port`` and answers 200 when it is well. ``roll_back``: where neither a restart nor a
@@ -127,46 +122,7 @@ class ServiceComponent(_Component):
     roll_back: bool = False
 
 
-class Endpoint(Frozen):
-    """One RPC endpoint; the first of a chain's list is the primary, of several healthy ones the heaviest is taken."""
-
-    url: Url
-    weight: Count = 1
-
-
-class ChainComponent(_Component):
-    """A blockchain as the platform reaches it: by RPC endpoints, of which one stands in an environment variable.
-
-    ``network`` is the network magic (Neo N3, ``getversion``) or the chain id (Neo X, ``eth_chainId``).
-    """
-
-    kind: Literal["chain"] = "chain"
-    protocol: Literal["neo-n3", "evm"]
-    network: Count
-    variable: Annotated[str, StringConstraints(pattern=r"^[A-Z_][A-Z0-9_]*$")]
-    endpoints: tuple[Endpoint, ...] = Field(min_length=1)
-    max_lag_blocks: Count = 10
-    max_latency: Duration = timedelta(seconds=2)
-    service: Text | None = None
-
-
-class PinnedContract(Frozen):
-    """One contract and what it must be; a pin that is None is not compared."""
-
-    name: Text
-    hash: Annotated[str, StringConstraints(pattern=r"^0x[0-9a-fA-F]{40}$")]
-    code_hash: Annotated[str, StringConstraints(pattern=r"^0x[0-9a-fA-F]{64}$")] | None = None
-
-
-class ContractComponent(_Component):
-    """Smart contracts. The chain keeps them, so recovery means proving that they are what is pinned."""
-
-    kind: Literal["contract"] = "contract"
-    store: Name = "contracts"
-    contracts: tuple[PinnedContract, ...] = ()
-
-
-class EnclaveComponent(_Component):
+class EnclaveComponent(ComponentBase):
     """Intel SGX enclaves. Sealed data does not travel, so recovery means attestation, then provisioning anew."""
 
     kind: Literal["enclave"] = "enclave"
@@ -176,7 +132,7 @@ class EnclaveComponent(_Component):
     simulation: bool = False
 
 
-class ConfigurationComponent(_Component):
+class ConfigurationComponent(ComponentBase):
     """Configuration under version control; ``paths`` are what a restore brings back, relative to the checkout.
 
     Files, directories (all that is below) or globs. ``secret`` are those, among them or besides, that hold secrets:

@@ -7,14 +7,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from recoup.plan_parts import (
-    BackupPolicy,
-    Component,
-    ConfigurationComponent,
-    ContractComponent,
-    PostgresComponent,
-    RedisComponent,
-)
+from recoup.plan_chain import ContractComponent
+from recoup.plan_parts import BackupPolicy, Component, ConfigurationComponent, PostgresComponent, RedisComponent
 from recoup.plan_text import Place, Problem
 from recoup.plan_words import write_duration
 from recoup.sealing import wrong_recipient

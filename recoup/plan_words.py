@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, StringConstraints, WithJsonSchema
 
+from recoup.records import Frozen
 from recoup.secrets import SecretRef
 
 _UNITS = {
@@ -68,3 +69,11 @@ Tier = Literal["critical", "non-critical"]
 Number = Annotated[int, Field(strict=True, ge=0)]
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Size = Annotated[str, StringConstraints(pattern=r"^[1-9]\d{0,6}(MB|GB|TB)$")]
+
+
+class ComponentBase(Frozen):
+    """What every component of a plan has."""
+
+    tier: Tier
+    depends_on: tuple[Name, ...] = ()
+    description: str = ""

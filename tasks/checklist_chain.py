@@ -9,7 +9,7 @@ import httpx
 
 from recoup.errors import PreconditionError, RecoveryError
 from recoup.plan import ChainComponent, ComposeSite, ContractComponent, Plan
-from recoup.plan_parts import PinnedContract
+from recoup.plan_chain import PinnedContract
 from recoup.secrets import resolve
 from recoup.stacks import Stack
 from tasks.checklist_found import PATIENCE, Found, failed, passed, together, unproven

@@ -16,7 +16,7 @@ import psycopg
 
 from recoup.catalog import Repository
 from recoup.plan import ChainComponent, ContractComponent, Monitoring, Plan, load_plan
-from recoup.plan_parts import Endpoint, PinnedContract
+from recoup.plan_chain import Endpoint, PinnedContract
 from recoup.secrets import resolve
 from recoup.stacks import Health
 from recoup.stacks.process import ProcessStack
