@@ -85,11 +85,14 @@ def _claim(scratch: Path) -> tuple[Path, int]:
     """Make a place and hold its lock, which the kernel takes back from a dead process; gives both."""
     while True:
         root = Path(tempfile.mkdtemp(prefix=_PLACE, dir=scratch))
-        held = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        # Another run may take it for a dead one's, in the moment before it is locked.
+        try:
+            held = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
         fcntl.flock(held, fcntl.LOCK_EX)
         if root.exists():
             return root, held
-        # Another run took it for a dead one's, in the moment before it was locked.
         os.close(held)
 
 
