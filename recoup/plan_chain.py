@@ -15,10 +15,14 @@ Protocol = Literal["neo-n3", "evm"]
 
 
 class Endpoint(Frozen):
-    """One RPC endpoint; of several healthy ones the heaviest is taken, of equal ones the first of the list."""
+    """One RPC endpoint; of several healthy ones the heaviest is taken, of equal ones the first of the list.
+
+    ``url`` is what the services are told; ``from_host``, where it differs, how this machine reaches the same node.
+    """
 
     url: Url
     weight: Count = 1
+    from_host: Url | None = None
 
 
 class GatewayHeight(Frozen):
@@ -47,7 +51,7 @@ class ChainComponent(ComponentBase):
     endpoints: tuple[Endpoint, ...] = Field(min_length=1)
     max_lag_blocks: Count = 10
     max_age: Duration = timedelta(minutes=2)
-    max_latency: Duration = timedelta(milliseconds=1500)
+    max_latency: Duration = timedelta(seconds=1)
     depth: Number = 2
     cool_down: Duration = timedelta(minutes=10)
     gateway: GatewayHeight | None = None

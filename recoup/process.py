@@ -29,7 +29,7 @@ _STDERR_KEPT = 64 * 1024
 class Command:
     """A program to run: argv, environment, and the secrets that go into its environment only.
 
-    ``inherit`` adds the environment to the caller's own.
+    ``inherit`` adds the environment to the caller's own, of which it does not get what is named in ``without``.
     """
 
     argv: tuple[str, ...]
@@ -37,10 +37,11 @@ class Command:
     secrets: Mapping[str, SecretStr] = field(default_factory=dict)
     cwd: Path | None = None
     inherit: bool = True
+    without: frozenset[str] = frozenset()
 
     def environment(self) -> dict[str, str]:
         """Give what the program sees, secrets in clear."""
-        base = os.environ if self.inherit else {}
+        base = {name: value for name, value in os.environ.items() if name not in self.without} if self.inherit else {}
         return {**base, **self.env, **{name: secret.get_secret_value() for name, secret in self.secrets.items()}}
 
     def shown(self) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, SecretStr
 
+from recoup import env_file
 from recoup.errors import PreconditionError
 
 _REFERENCE = re.compile(r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:/.+|dotenv:/.+#[A-Za-z_][A-Za-z0-9_]*)$")
@@ -39,7 +40,7 @@ def resolve(reference: str) -> SecretStr:
         value = _read(Path(where)).rstrip("\n")
     else:
         path, _, name = where.partition("#")
-        value = _dotenv(_read(Path(path))).get(name)
+        value = env_file.values(_read(Path(path))).get(name)
     if not value:
         raise PreconditionError(
             f"the secret {reference} is not set or is empty",
@@ -69,9 +70,3 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise PreconditionError(f"the secret file {path} cannot be read: {error.strerror}") from None
-
-
-def _dotenv(text: str) -> dict[str, str]:
-    lines = (line for line in text.splitlines() if "=" in line and not line.lstrip().startswith("#"))
-    pairs = (line.removeprefix("export ").split("=", 1) for line in lines)
-    return {name.strip(): value.strip().strip("'\"") for name, value in pairs}

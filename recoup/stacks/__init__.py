@@ -118,6 +118,11 @@ class Stack(Protocol):
         """What it can do with whole versions."""
         ...
 
+    @property
+    def env_file(self) -> Path | None:
+        """The environment file that the definition takes its variables from; None where it has none."""
+        ...
+
     def services(self) -> tuple[ServiceState, ...]: ...
 
     def state(self, service: str) -> ServiceState: ...
@@ -154,6 +159,10 @@ class Stack(Protocol):
         ``image``, as ``keep_image`` gave it, and ``env`` are taken instead of what the definition says, until it is
         made anew the next time.
         """
+        ...
+
+    def environment(self, service: str) -> Mapping[str, str]:
+        """Give the variables that the service was made with, passwords perhaps among them; none when it never was."""
         ...
 
     def image(self, service: str) -> str:

@@ -21,7 +21,7 @@ from recoup.errors import PreconditionError, ProgramError, RecoveryError
 from recoup.process import Completed, run
 from recoup.stacks import Health, ServiceState
 from recoup.stacks.compose_aside import MOVE, Mount, Move, data_mounts, move_directory, move_volume
-from recoup.stacks.compose_image import keep, otherwise, secrets_of
+from recoup.stacks.compose_image import environment, keep, otherwise, secrets_of
 from recoup.stacks.compose_project import (
     ASK,
     SANDBOX_LABEL,
@@ -92,6 +92,10 @@ class ComposeStack:
     @property
     def releases(self) -> ComposeReleases:
         return ComposeReleases(self._project)
+
+    @property
+    def env_file(self) -> Path | None:
+        return self._project.env_file
 
     # -- seeing --------------------------------------------------------------------------------------------
 
@@ -183,6 +187,9 @@ class ComposeStack:
         with otherwise(self._project, service, image, env) as also:
             self._project.compose(*argv, timeout=timeout, also=also)
 
+    def environment(self, service: str) -> Mapping[str, str]:
+        return next((environment(one) for one in self._project.of(service)), {})
+
     def image(self, service: str) -> str:
         found = self._project.of(service)
         return str(found[0].attrs["Image"]) if found else ""
@@ -273,7 +280,7 @@ class ComposeStack:
                 f"{service} is {container.status}; its data stays where it is", next_step=f"stop {service} first"
             )
         with asking(f"look at the mounts of {service}"):
-            environment = dict(pair.split("=", 1) for pair in container.attrs["Config"]["Env"] or () if "=" in pair)
+            variables = environment(container)
             declared = tuple(
                 self._project.client.images.get(container.attrs["Image"]).attrs["Config"].get("Volumes") or ()
             )
@@ -282,7 +289,7 @@ class ComposeStack:
                 for mount in container.attrs["Mounts"]
             ]
             moves = [
-                self._aside_of(mount, container, label) for mount in data_mounts(mounts, environment, declared, service)
+                self._aside_of(mount, container, label) for mount in data_mounts(mounts, variables, declared, service)
             ]
         for move in moves:
             # Without a user namespace and a security label, as the daemon itself sees its directories.

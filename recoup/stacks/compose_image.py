@@ -62,5 +62,9 @@ def otherwise(project: Project, service: str, image: str, env: Mapping[str, str]
 
 def secrets_of(container: Container) -> tuple[SecretStr, ...]:
     """Give the values of the container's variables whose names say that they are secret."""
-    pairs = (pair.split("=", 1) for pair in container.attrs["Config"]["Env"] or () if "=" in pair)
-    return tuple(SecretStr(value) for name, value in pairs if value and _SECRET.search(name))
+    return tuple(SecretStr(value) for name, value in environment(container).items() if value and _SECRET.search(name))
+
+
+def environment(container: Container) -> dict[str, str]:
+    """Give the variables that the container was made with."""
+    return dict(pair.split("=", 1) for pair in container.attrs["Config"]["Env"] or () if "=" in pair)

@@ -7,6 +7,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from docker.errors import DockerException, NotFound
 from docker.models.containers import Container
 from pydantic import SecretStr
 
+from recoup import env_file
 from recoup.errors import PreconditionError, ProgramError, RecoveryError
 from recoup.process import Command, Completed, run
 
@@ -62,6 +64,7 @@ class Project:
         self.name = site.project
         self.client = client
         self.engine = engine
+        self.env_file = site.env_file
         self._site = site
         self._version = {"PLATFORM_VERSION": version} if version else {}
 
@@ -77,8 +80,14 @@ class Project:
         """Give a Compose command on the project's own files; ``also``: files laid over them this once."""
         paths = (self._site.file, *self._site.overrides, *also)
         files = [part for path in paths for part in ("--file", str(path))]
-        env_file = ["--env-file", str(self._site.env_file)] if self._site.env_file else []
-        return self.command("compose", "--ansi", "never", "--project-name", self.name, *files, *env_file, *argv)
+        env = ["--env-file", str(self._site.env_file)] if self._site.env_file else []
+        command = self.command("compose", "--ansi", "never", "--project-name", self.name, *files, *env, *argv)
+        # To Compose a variable that somebody exported at night outdoes the file that is the platform's.
+        return replace(command, without=self._in_env_file())
+
+    def _in_env_file(self) -> frozenset[str]:
+        path = self._site.env_file
+        return frozenset(env_file.values(env_file.read(path))) if path and path.exists() else frozenset()
 
     @cached_property
     def defined(self) -> frozenset[str]:

@@ -71,6 +71,10 @@ class ProcessStack:
         return read_spec(self.directory).sandbox
 
     @property
+    def env_file(self) -> Path | None:
+        return self._spec.env_file
+
+    @property
     def releases(self) -> ProcessReleases:
         return ProcessReleases(self.directory, self._service, self._code)
 
@@ -136,6 +140,9 @@ class ProcessStack:
     ) -> None:
         self._spec = read_spec(self.directory, self._code)
         self._make(process_made.otherwise(self.directory, self._service(service), image, env), timeout)
+
+    def environment(self, service: str) -> Mapping[str, str]:
+        return process_made.made(self.directory, self._service(service)).env if self.image(service) else {}
 
     def image(self, service: str) -> str:
         return process_made.image(self.directory, self._service(service).name)

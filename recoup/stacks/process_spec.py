@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from recoup import env_file
 from recoup.errors import PreconditionError
 from recoup.secrets import SecretRef
 
@@ -63,10 +65,15 @@ class ServiceSpec(_Spec):
 
 
 class StackSpec(_Spec):
-    """A whole stack; ``sandbox`` is the sandbox's id, None when it is none."""
+    """A whole stack; ``sandbox`` is the sandbox's id, None when it is none.
+
+    What the ``env_file`` says of a variable that a service has counts, when the service is made, for more than its
+    ``env``.
+    """
 
     name: str
     sandbox: str | None = None
+    env_file: Path | None = None
     services: tuple[ServiceSpec, ...]
 
 
@@ -82,9 +89,13 @@ def read_spec(directory: Path, code: Path | None = None) -> StackSpec:
         ) from None
     except ValidationError as error:
         raise PreconditionError(f"the stack description {path} is not valid: {error}") from None
-    if code is None:
-        return spec
-    return spec.model_copy(update={"services": tuple(from_code(one, code) for one in spec.services)})
+    said = env_file.values(env_file.read(spec.env_file)) if spec.env_file else {}
+    services = (one if code is None else from_code(one, code) for one in spec.services)
+    return spec.model_copy(update={"services": tuple(_with_variables(one, said) for one in services)})
+
+
+def _with_variables(spec: ServiceSpec, said: Mapping[str, str]) -> ServiceSpec:
+    return spec.model_copy(update={"env": {name: said.get(name, value) for name, value in spec.env.items()}})
 
 
 def from_code(spec: ServiceSpec, code: Path) -> ServiceSpec:

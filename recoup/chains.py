@@ -1,0 +1,248 @@
+"""Which RPC endpoints of a chain can be trusted, and which one to use: pure functions of what each of them said."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from statistics import median_high, median_low
+
+from pydantic import AwareDatetime
+
+from recoup.clock import human
+from recoup.plan_chain import ChainComponent, Endpoint
+from recoup.records import Frozen
+
+# Clocks differ; a head of more than this in the future is a made-up one, or its maker's clock is wrong.
+AHEAD_OF_TIME = timedelta(minutes=1)
+# Of the calls to one endpoint, how many may fail.
+MOST_FAILED = 0.2
+
+
+@dataclass(frozen=True)
+class Head:
+    """The newest block of an endpoint: its height, its hash, and when it was made, aware UTC."""
+
+    height: int
+    hash: str
+    time: datetime
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one endpoint said of itself; ``wrong`` is why it said too little to be judged.
+
+    ``behind``: how many blocks it says itself are still missing. ``later`` is its height a moment afterwards,
+    ``common`` its hash of the block at the height that all are compared at.
+    """
+
+    endpoint: Endpoint
+    wrong: str = ""
+    network: int | None = None
+    genesis: str = ""
+    head: Head | None = None
+    behind: int = 0
+    latency: timedelta = timedelta()
+    calls: int = 0
+    failed: int = 0
+    later: int | None = None
+    common: str = ""
+    trouble: tuple[str, ...] = field(default=())
+
+
+class EndpointSeen(Frozen):
+    """One endpoint as it was judged; without ``reasons`` it is healthy. ``age`` is that of its newest block."""
+
+    url: str
+    weight: int
+    reasons: tuple[str, ...] = ()
+    height: int | None = None
+    moved: int | None = None
+    age: timedelta | None = None
+    latency: timedelta | None = None
+    calls: int = 0
+    failed: int = 0
+
+    @property
+    def healthy(self) -> bool:
+        return not self.reasons
+
+    def __str__(self) -> str:
+        return f"{self.url}: {'; '.join(self.reasons) or 'healthy'}"
+
+
+class ChainSeen(Frozen):
+    """All endpoints of a chain as they were judged, and the one in use, "" where none is known."""
+
+    chain: str
+    in_use: str
+    at: AwareDatetime
+    endpoints: tuple[EndpointSeen, ...]
+
+    @property
+    def current(self) -> EndpointSeen | None:
+        return next((one for one in self.endpoints if one.url == self.in_use), None)
+
+    @property
+    def well(self) -> bool:
+        """Whether the endpoint in use is healthy."""
+        return self.current is not None and self.current.healthy
+
+    def __str__(self) -> str:
+        if self.well:
+            return f"{self.chain}: {self.in_use} is healthy"
+        others = [one for one in self.endpoints if one.url != self.in_use]
+        healthy = sum(one.healthy for one in others)
+        return f"{self.chain}: {self.current or 'no endpoint is in use'}; {healthy} of {len(others)} others are healthy"
+
+
+class Choice(Frozen):
+    """The endpoint of a chain to use from now on, "" where none is healthy, and why."""
+
+    chain: str
+    was: str
+    use: str
+    why: str
+
+    @property
+    def switches(self) -> bool:
+        return bool(self.use) and self.use != self.was
+
+
+def judge(chain: ChainComponent, looks: Sequence[Look], at: datetime) -> tuple[EndpointSeen, ...]:
+    """Judge each endpoint by itself and against the others, in the order of the looks; ``at`` is when they were made.
+
+    An endpoint that does not speak for itself (wrong network, old head) has no say about the others.
+    """
+    alone = [_by_itself(chain, look, at) for look in looks]
+    voices = [look for look, wrong in zip(looks, alone, strict=True) if not wrong]
+    genesis = _genesis(chain, voices)
+    reasons = [[*wrong, *_against(chain, look, voices)] for look, wrong in zip(looks, alone, strict=True)]
+    forked = _forks([look for look, wrong in zip(looks, reasons, strict=True) if not wrong])
+    return tuple(
+        _seen(look, at, (*wrong, *genesis.get(look.endpoint.url, ()), *forked.get(look.endpoint.url, ())))
+        for look, wrong in zip(looks, reasons, strict=True)
+    )
+
+
+def common_height(chain: ChainComponent, looks: Sequence[Look], at: datetime) -> int | None:
+    """Give the height at which all that speak for themselves are compared: the lowest head, less the depth."""
+    heads = [look.head.height for look in looks if look.head and not _by_itself(chain, look, at)]
+    near = [height for height in heads if not heads or median_low(heads) - height <= chain.max_lag_blocks]
+    return max(min(near) - chain.depth, 0) if near else None
+
+
+def choose(name: str, seen: ChainSeen, left: Mapping[str, datetime], chain: ChainComponent, back: bool) -> Choice:
+    """Choose the endpoint to use: the one in use while it is healthy, else the heaviest that is.
+
+    ``left`` says when endpoints were last left: within the chain's cool-down they are taken only where no other is
+    healthy. ``back``: a heavier one than that in use is gone back to, when its cool-down is over.
+    """
+    healthy = [one for one in seen.endpoints if one.healthy and one.url != seen.in_use]
+    resting = [one for one in healthy if one.url in left and seen.at - left[one.url] < chain.cool_down]
+    fresh = [one for one in healthy if one not in resting]
+    best = max(fresh or resting, key=lambda one: one.weight, default=None)
+    said = f"{name}: {seen.current or 'no endpoint is in use'}"
+    if seen.well and seen.current:
+        if back and fresh and best and best.weight > seen.current.weight:
+            return Choice(chain=name, was=seen.in_use, use=best.url, why=f"{name}: back to {best.url}")
+        waits = [one.url for one in resting if one.weight > seen.current.weight] if back else []
+        why = f"; {', '.join(waits)} was left less than {human(chain.cool_down)} ago" if waits else ""
+        return Choice(chain=name, was=seen.in_use, use=seen.in_use, why=f"{said}, and is kept{why}")
+    if best is None:
+        return Choice(chain=name, was=seen.in_use, use="", why=f"{name}: no endpoint is healthy: {_all(seen)}")
+    last = " (left a short time ago; no other is healthy)" if best in resting else ""
+    return Choice(chain=name, was=seen.in_use, use=best.url, why=f"{said}; {best.url} is healthy{last}")
+
+
+def _all(seen: ChainSeen) -> str:
+    return "; ".join(str(one) for one in seen.endpoints)
+
+
+def _by_itself(chain: ChainComponent, look: Look, at: datetime) -> list[str]:
+    if look.wrong or look.head is None:
+        return [look.wrong or "does not tell its newest block"]
+    wrong = []
+    if look.network != chain.network:
+        wrong.append(f"is on network {look.network}, not {chain.network}")
+    if chain.genesis and look.genesis != chain.genesis.lower():
+        wrong.append(f"has another block 0: {look.genesis}, not {chain.genesis.lower()}")
+    if look.behind > chain.max_lag_blocks:
+        wrong.append(f"says itself that it lacks {look.behind} blocks")
+    age = at - look.head.time
+    if age > chain.max_age:
+        still = ", and it does not move" if look.later == look.head.height else ""
+        wrong.append(f"its newest block {look.head.height} is {human(age)} old{still}")
+    elif age < -AHEAD_OF_TIME:
+        wrong.append(f"its newest block {look.head.height} is of {human(-age)} from now")
+    if look.later is not None and look.later < look.head.height:
+        wrong.append(f"went back from block {look.head.height} to {look.later}")
+    if look.latency > chain.max_latency:
+        wrong.append(f"took {human(look.latency)} for an answer, and may take {human(chain.max_latency)}")
+    if look.calls and look.failed / look.calls > MOST_FAILED:
+        wrong.append(f"{look.failed} of {look.calls} calls failed: {'; '.join(look.trouble)}")
+    return wrong
+
+
+def _against(chain: ChainComponent, look: Look, voices: Sequence[Look]) -> list[str]:
+    others = [one.head.height for one in voices if one is not look and one.head]
+    if look.head is None or not others or look.wrong or look.network != chain.network:
+        return []
+    behind = median_low(others) - look.head.height
+    if behind > chain.max_lag_blocks:
+        return [f"is {behind} blocks behind the others ({look.head.height}, and they are at {median_low(others)})"]
+    ahead = look.head.height - median_high(others)
+    # One that is behind and one that lies look the same from here: only two others that agree are believed.
+    if len(others) > 1 and ahead > chain.max_lag_blocks and median_high(others) - min(others) <= chain.max_lag_blocks:
+        return [f"tells of {ahead} blocks that nobody else has ({look.head.height})"]
+    return []
+
+
+def _genesis(chain: ChainComponent, voices: Sequence[Look]) -> dict[str, tuple[str, ...]]:
+    # Where it is pinned everybody was compared with the pin already.
+    if chain.genesis:
+        return {}
+    return _minority({look.endpoint.url: look.genesis for look in voices}, "block 0")
+
+
+def _forks(candidates: Sequence[Look]) -> dict[str, tuple[str, ...]]:
+    found = _minority({look.endpoint.url: look.common for look in candidates if look.common}, "a block all should have")
+    without = [look for look in candidates if not look.common and len(candidates) > 1]
+    return found | {look.endpoint.url: ("does not give the block that all are compared by",) for look in without}
+
+
+def _minority(hashes: Mapping[str, str], what: str) -> dict[str, tuple[str, ...]]:
+    """Give what is wrong with those that are outvoted; with nobody in the majority, that is everybody."""
+    votes = Counter(hashes.values()).most_common()
+    if len(votes) < 2:
+        return {}
+    decided = votes[0][1] > votes[1][1]
+    return {
+        url: (
+            f"is on another fork: {what} is {_short(hash_)} there, {_short(votes[0][0])} for {votes[0][1]} others"
+            if decided
+            else f"disagrees with as many as agree: {what} is {_short(hash_)}, and nothing tells who is right",
+        )
+        for url, hash_ in hashes.items()
+        if not decided or hash_ != votes[0][0]
+    }
+
+
+def _short(hash_: str) -> str:
+    return f"{hash_[:10]}…"
+
+
+def _seen(look: Look, at: datetime, reasons: tuple[str, ...]) -> EndpointSeen:
+    head = look.head
+    return EndpointSeen(
+        url=look.endpoint.url,
+        weight=look.endpoint.weight,
+        reasons=reasons,
+        height=head.height if head else None,
+        moved=look.later - head.height if head and look.later is not None else None,
+        age=at - head.time if head else None,
+        latency=look.latency if look.calls > look.failed else None,
+        calls=look.calls,
+        failed=look.failed,
+    )

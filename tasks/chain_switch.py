@@ -1,0 +1,212 @@
+"""Switching a chain to another endpoint: the environment file rewritten, the services that use it made anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+
+from pydantic import AwareDatetime, Field, ValidationError
+
+from recoup import env_file
+from recoup.chains import ChainSeen, Choice, choose
+from recoup.errors import PreconditionError, RecoveryError
+from recoup.places import note_file, write_note
+from recoup.plan import ChainComponent, Plan, service_of
+from recoup.records import Frozen, now
+from recoup.stacks import Stack
+from tasks.chain import look_at_chains
+from tasks.service_look import settled
+from tasks.step import note, step
+
+_NOTE = "chains"
+
+
+class ChainsSeen(Frozen):
+    """All chains that were looked at."""
+
+    chains: tuple[ChainSeen, ...]
+
+    def of(self, name: str) -> ChainSeen:
+        return next(one for one in self.chains if one.chain == name)
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.chains))
+
+
+class Choices(Frozen):
+    """What is to be used from now on, chain by chain."""
+
+    choices: tuple[Choice, ...]
+
+    @property
+    def switching(self) -> tuple[Choice, ...]:
+        return tuple(one for one in self.choices if one.switches)
+
+    @property
+    def without(self) -> tuple[Choice, ...]:
+        """Those chains of which no endpoint is healthy."""
+        return tuple(one for one in self.choices if not one.use)
+
+    def __str__(self) -> str:
+        return "; ".join(one.why for one in self.choices)
+
+
+class Switched(Frozen):
+    """The environment file that was rewritten, what it is kept as, and each variable before (null: none) and after."""
+
+    file: Path | None = None
+    kept: Path | None = None
+    before: Mapping[str, str | None] = Field(default_factory=dict)
+    after: Mapping[str, str] = Field(default_factory=dict)
+
+    def __str__(self) -> str:
+        if not self.after:
+            return "nothing was to be changed"
+        changes = (f"{name}={was or '(not set)'} is now {self.after[name]}" for name, was in self.before.items())
+        return f"{self.file}: {', '.join(changes)}; the old file is {self.kept}"
+
+
+class Renewed(Frozen):
+    """A service that uses a chain, after it was made anew; ``wrong`` where it is not well."""
+
+    service: str
+    done: str
+    wrong: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.service} {self.done}" + (f"; {self.wrong}" if self.wrong else "")
+
+
+class _Left(Frozen):
+    endpoints: Mapping[str, AwareDatetime] = Field(default_factory=dict)
+
+
+def chains_of(plan: Plan, names: tuple[str, ...] = ()) -> dict[str, ChainComponent]:
+    """Give the plan's chains, or those named; PreconditionError for a name that is none, and where there is none."""
+    known = {name: one for name, one in plan.components.items() if isinstance(one, ChainComponent)}
+    if not known:
+        raise PreconditionError("the plan has no chain", next_step="add a component of kind chain to the plan")
+    for name in names:
+        if name not in known:
+            raise PreconditionError(f"the plan has no chain named {name}", next_step=f"name one of: {', '.join(known)}")
+    return {name: known[name] for name in names} if names else known
+
+
+def endpoint_in_use(stack: Stack, chain: ChainComponent) -> str:
+    """Give the endpoint that the environment file names, else that of the services as they run, else the plan's first."""
+    path = stack.env_file
+    if path and (said := env_file.values(env_file.read(path)).get(chain.variable)):
+        return said
+    running = (stack.environment(one.service).get(chain.variable) for one in stack.services())
+    return next((one for one in running if one), chain.endpoints[0].url)
+
+
+def see_chains(plan: Plan, stack: Stack, names: tuple[str, ...] = ()) -> ChainsSeen:
+    """Probe every endpoint of the plan's chains, or of those named, and judge them; changes nothing."""
+    chains = {name: (chain, endpoint_in_use(stack, chain)) for name, chain in chains_of(plan, names).items()}
+    return ChainsSeen(chains=look_at_chains(chains))
+
+
+@step(timeout=timedelta(minutes=1))
+def diagnose_chains(plan: Plan, stack: Stack, names: tuple[str, ...]) -> ChainsSeen:
+    """Say which chains are ill, which of their endpoints, and why."""
+    return see_chains(plan, stack, names)
+
+
+@step(timeout=timedelta(minutes=1))
+def choose_endpoints(plan: Plan, found: ChainsSeen, back: bool) -> Choices:
+    """Choose the endpoint of each chain; see ``recoup.chains.choose``."""
+    return choose_of(plan, found, back)
+
+
+def choose_of(plan: Plan, found: ChainsSeen, back: bool) -> Choices:
+    """See choose_endpoints."""
+    left, chains = _left(plan), chains_of(plan)
+    return Choices(choices=tuple(choose(one.chain, one, left, chains[one.chain], back) for one in found.chains))
+
+
+@step(timeout=timedelta(minutes=1))
+def switch_endpoints(plan: Plan, stack: Stack, chosen: Choices, label: str) -> Switched:
+    """Write the chosen endpoints into the stack's environment file; the old one stays beside, named by ``label``.
+
+    Raises PreconditionError where the stack has no such file, RecoveryError when it cannot be written: it is as it was.
+    """
+    if not chosen.switching:
+        return Switched()
+    path = stack.env_file
+    if path is None:
+        raise PreconditionError(
+            "the stack has no environment file in which an endpoint could be switched",
+            next_step="name it in the plan: platform.stack.env_file",
+        )
+    chains, text = chains_of(plan), env_file.read(path)
+    after = {chains[one.chain].variable: one.use for one in chosen.switching}
+    kept = path.with_name(f"{path.name}.before-{label}")
+    was = env_file.values(env_file.read(kept) if kept.exists() else text)
+    env_file.write(path, env_file.changed(text, after), keep=kept)
+    _note_left(plan, chosen)
+    return Switched(file=path, kept=kept, before={name: was.get(name) for name in after}, after=after)
+
+
+def users_of(stack: Stack, wanted: Mapping[str, str], old: Mapping[str, str]) -> tuple[str, ...]:
+    """Give the services that have one of these variables, under its name or with its ``old`` value under another."""
+    values = set(old.values())
+
+    def uses(service: str) -> bool:
+        has = stack.environment(service)
+        return any(name in wanted or value in values for name, value in has.items())
+
+    return tuple(one.service for one in stack.services() if uses(one.service))
+
+
+def stale(stack: Stack, service: str, wanted: Mapping[str, str], old: Mapping[str, str]) -> bool:
+    """Say whether a service was made with other values than these."""
+    has = stack.environment(service)
+    gone = {value for name, value in old.items() if wanted.get(name) != value}
+    return any(has.get(name, value) != value for name, value in wanted.items()) or any(v in gone for v in has.values())
+
+
+@step(timeout=timedelta(minutes=5))
+def renew_service(plan: Plan, stack: Stack, service: str, wanted: Mapping[str, str], old: Mapping[str, str]) -> Renewed:
+    """Make a service anew, alone, that was made with another endpoint, and wait until it is well."""
+    done = "has it already"
+    if stale(stack, service, wanted, old):
+        note(f"making {service} anew with its endpoints")
+        stack.recreate(service)
+        done = "made anew"
+    component = next((name for name, one in plan.components.items() if service_of(one) == service), None)
+    if component is None:
+        return Renewed(service=service, done=done)
+    seen = settled(plan, stack, component)
+    return Renewed(service=service, done=done, wrong=str(seen) if seen.ill else "")
+
+
+@step(timeout=timedelta(minutes=1))
+def put_back(plan: Plan, stack: Stack, switched: Switched) -> Switched:
+    """Put the environment file back: whole, or where somebody has changed it meanwhile the variables alone."""
+    assert switched.file and switched.kept, "nothing was switched"
+    old, text = env_file.read(switched.kept), env_file.read(switched.file)
+    ours = env_file.changed(old, switched.after)
+    set_before = {name: was for name, was in switched.before.items() if was is not None}
+    env_file.write(switched.file, old if text == ours else env_file.changed(text, set_before))
+    return Switched(file=switched.file, kept=switched.kept, before=dict(switched.after), after=set_before)
+
+
+def _left(plan: Plan) -> dict[str, AwareDatetime]:
+    try:
+        return dict(_Left.model_validate_json(note_file(plan, _NOTE).read_bytes()).endpoints)
+    except (OSError, ValidationError):
+        return {}
+
+
+def _note_left(plan: Plan, chosen: Choices) -> None:
+    left = _left(plan) | {one.was: now() for one in chosen.switching if one.was}
+    try:
+        write_note(note_file(plan, _NOTE), _Left(endpoints=left).model_dump_json(indent=2))
+    except OSError as error:
+        raise RecoveryError(
+            f"which endpoint was left could not be written down: {error.strerror}",
+            state="the environment file has the new one already; no service was made anew",
+            next_step="see to the room in platform.state, then run the same command again",
+        ) from None
