@@ -9,6 +9,8 @@ from typing import NoReturn
 
 import pytest
 
+from tests.anvil import anvil_binary
+
 pytest.register_assert_rewrite("tests.stack_behaviour", "tests.step_behaviour")
 
 _UNIT = Path(__file__).parent / "unit"
@@ -17,6 +19,14 @@ _UNIT = Path(__file__).parent / "unit"
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "docker: needs a real Docker engine")
     config.addinivalue_line("markers", "slow: takes more than ten seconds")
+
+
+@pytest.fixture(scope="session")
+def anvil(pytestconfig: pytest.Config) -> Path:
+    """Give the program of a real EVM node; ``tests.anvil.evm_node`` runs it."""
+    cache = pytestconfig.cache
+    assert cache is not None
+    return anvil_binary(cache.mkdir("anvil"))
 
 
 @pytest.fixture(autouse=True)

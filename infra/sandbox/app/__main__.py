@@ -1,4 +1,4 @@
-"""Run one role of the sandbox platform: ``python -m app gateway|records|accounts|rpc-n3|rpc-x``."""
+"""Run one role of the sandbox platform: ``python -m app gateway|records|accounts|rpc-n3|rpc-x|rpc-backups``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ ROLES = {
     "accounts": ("app.accounts", "build"),
     "rpc-n3": ("app.rpc", "n3"),
     "rpc-x": ("app.rpc", "x"),
+    "rpc-backups": ("app.rpc", "backups"),
 }
 
 

@@ -32,6 +32,11 @@ class Settings:
     smoke_password: str = field(repr=False)
     tls_port: int
     tls_pem: str = field(repr=False)
+    # What makes a node ill, for drills: of another network; so many blocks behind and standing still; with another
+    # history from so many blocks below the head on.
+    node_network: int | None
+    node_lag: int
+    node_fork: int
 
     @classmethod
     def from_environment(cls) -> Settings:
@@ -56,4 +61,7 @@ class Settings:
             smoke_password=env.get("SMOKE_PASSWORD", ""),
             tls_port=int(env.get("TLS_PORT", "8443")),
             tls_pem=env.get("TLS_PEM", ""),
+            node_network=int(env.get("NODE_NETWORK") or 0) or None,
+            node_lag=int(env.get("NODE_LAG") or 0),
+            node_fork=int(env.get("NODE_FORK") or 0),
         )
