@@ -15,6 +15,7 @@ from prefect.types.entrypoint import EntrypointType
 from pydantic import BaseModel
 
 from flows.backup import DatabaseBackup, DatabaseVerification, back_up_database, verify_backup
+from flows.blockchain import BlockchainRecovery, recover_blockchain
 from flows.configuration import (
     ConfigurationBackup,
     ConfigurationRecovery,
@@ -25,6 +26,7 @@ from flows.continuous import BaseRequest, back_up_base
 from flows.copies import CopyBackups, copy_backups
 from flows.database import DatabaseRecovery, recover_database
 from flows.drill import DatabaseDrill, drill_database
+from flows.drill_blockchain import BlockchainDrill, drill_blockchain
 from flows.drill_platform import PlatformDrill, drill_platform
 from flows.drill_redis import RedisDrill, drill_redis
 from flows.drill_rollback import RollbackDrill, drill_rollback
@@ -37,7 +39,7 @@ from flows.rollback import Rollback, roll_back
 from flows.service import ServiceRecovery, recover_service
 from flows.standby import StandbyRequest, build_pair
 from flows.validate import Validation, validate_platform
-from recoup.plan import ConfigurationComponent, Plan, PostgresComponent, RedisComponent
+from recoup.plan import ChainComponent, ConfigurationComponent, Plan, PostgresComponent, RedisComponent
 
 # A fixed anchor: counted from each start of the server, a schedule could be put off for ever by restarts.
 ANCHOR = datetime(2026, 1, 1, tzinfo=UTC)
@@ -59,6 +61,7 @@ def deployments(path: Path, plan: Plan) -> tuple[RunnerDeployment, ...]:
         _offer(drill_redis, RedisDrill()),
         _offer(drill_service, ServiceDrill()),
         _offer(recover_service, ServiceRecovery(plan=where)),
+        _offer(drill_blockchain, BlockchainDrill()),
         _offer(drill_platform, PlatformDrill()),
         _offer(recover_platform, PlatformRecovery(plan=where)),
         _offer(drill_rollback, RollbackDrill()),
@@ -98,6 +101,8 @@ def deployments(path: Path, plan: Plan) -> tuple[RunnerDeployment, ...]:
                 tree = ConfigurationBackup(plan=where, component=name)
                 every = _every(component.backup.interval, component.store)
                 offered.append(_offer(back_up_configuration, tree, every, suffix=suffix))
+    if any(isinstance(component, ChainComponent) for component in plan.components.values()):
+        offered.append(_offer(recover_blockchain, BlockchainRecovery(plan=where)))
     if plan.platform.release:
         offered.append(_offer(roll_back, Rollback(plan=where)))
     hourly = Interval(CHECKLIST, anchor_date=ANCHOR, slug="checklist")

@@ -42,6 +42,7 @@ COMMANDS = {
     "ready": Entry("deployments.ready_commands", "Say whether the backups would carry a recovery now."),
     "validate": Entry("deployments.validate_commands", "Look at every item of the plan's checklist, now."),
     "smoke": Entry("deployments.smoke_commands", "Make the plan's requests once, as a user would."),
+    "chain": Entry("deployments.chain_commands", "Show every RPC endpoint of every chain, and which to trust."),
     "watch": Entry("deployments.watch", "Write heartbeats, watch the WAL's receiver, until interrupted."),
     "report": Entry("deployments.report_commands", "Show recovery records: the last, one, or all with compliance."),
     "serve": Entry("deployments.serve", "Serve the plan's procedures and schedules from a Prefect server."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from deployments.blockchain_commands import recover_blockchain_command
 from deployments.configuration_commands import recover_configuration_command
 from deployments.platform_commands import recover_platform_command
 from deployments.redis_commands import recover_redis_command
@@ -15,4 +16,5 @@ recover.command("database")(recover_database_command)
 recover.command("redis")(recover_redis_command)
 recover.command("configuration")(recover_configuration_command)
 recover.command("service")(recover_service_command)
+recover.command("blockchain")(recover_blockchain_command)
 recover.command("platform")(recover_platform_command)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from deployments.asking import act, confirm, moment
+from deployments.blockchain_commands import drill_blockchain_command
 from deployments.options import AsJson, Began, DryRun, Fresh, PlanPath, Reason, Yes
 from deployments.platform_commands import drill_platform_command
 from deployments.rollback_commands import drill_rollback_command
@@ -99,5 +100,6 @@ def drill_redis_command(
 
 
 drill.command("service")(drill_service_command)
+drill.command("blockchain")(drill_blockchain_command)
 drill.command("platform")(drill_platform_command)
 drill.command("rollback")(drill_rollback_command)

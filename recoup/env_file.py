@@ -63,7 +63,8 @@ def read(path: Path) -> str:
 def write(path: Path, text: str, keep: Path | None = None) -> None:
     """Put a text in the file's place, whole or not at all, with its owner and mode.
 
-    ``keep``: the name under which the old one stays; what is there already is left as it is. Raises RecoveryError, the old file still being in place.
+    ``keep``: the name under which the old one stays; what is there already is left as it is. Raises RecoveryError; the
+    old file is in place then.
     """
     # Through a link, so that the link stays one.
     place = path.resolve()

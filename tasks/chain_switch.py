@@ -94,11 +94,11 @@ def chains_of(plan: Plan, names: tuple[str, ...] = ()) -> dict[str, ChainCompone
 
 
 def endpoint_in_use(stack: Stack, chain: ChainComponent) -> str:
-    """Give the endpoint that the environment file names, else that of the services as they run, else the plan's first."""
+    """Give the endpoint that the environment file names, else that of the running services, else the plan's first."""
     path = stack.env_file
     if path and (said := env_file.values(env_file.read(path)).get(chain.variable)):
         return said
-    running = (stack.environment(one.service).get(chain.variable) for one in stack.services())
+    running = (stack.environment(one).get(chain.variable) for one in stack.names)
     return next((one for one in running if one), chain.endpoints[0].url)
 
 
@@ -132,18 +132,24 @@ def switch_endpoints(plan: Plan, stack: Stack, chosen: Choices, label: str) -> S
 
     Raises PreconditionError where the stack has no such file, RecoveryError when it cannot be written: it is as it was.
     """
-    if not chosen.switching:
-        return Switched()
     path = stack.env_file
+    if path is None and not chosen.switching:
+        return Switched()
     if path is None:
         raise PreconditionError(
             "the stack has no environment file in which an endpoint could be switched",
             next_step="name it in the plan: platform.stack.env_file",
         )
     chains, text = chains_of(plan), env_file.read(path)
-    after = {chains[one.chain].variable: one.use for one in chosen.switching}
     kept = path.with_name(f"{path.name}.before-{label}")
+    # What a killed run of this name had written already is its change, too.
     was = env_file.values(env_file.read(kept) if kept.exists() else text)
+    wanted = {chains[one.chain].variable: one.use for one in chosen.choices if one.use}
+    switching = {chains[one.chain].variable for one in chosen.switching}
+    has = env_file.values(text)
+    after = {v: url for v, url in wanted.items() if v in switching or (v in has and has[v] != was.get(v))}
+    if not after:
+        return Switched()
     env_file.write(path, env_file.changed(text, after), keep=kept)
     _note_left(plan, chosen)
     return Switched(file=path, kept=kept, before={name: was.get(name) for name in after}, after=after)
@@ -157,7 +163,7 @@ def users_of(stack: Stack, wanted: Mapping[str, str], old: Mapping[str, str]) ->
         has = stack.environment(service)
         return any(name in wanted or value in values for name, value in has.items())
 
-    return tuple(one.service for one in stack.services() if uses(one.service))
+    return tuple(one for one in stack.names if uses(one))
 
 
 def stale(stack: Stack, service: str, wanted: Mapping[str, str], old: Mapping[str, str]) -> bool:

@@ -80,7 +80,7 @@ async def call(client: httpx.AsyncClient, url: str, method: str, params: Sequenc
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         kind, detail = told(error)
         if kind is Answer.TIMED_OUT:
-            text = f"no answer to {method} within {deadline.total_seconds():g} s"
+            text = f"no answer to {method} within {deadline.total_seconds():.1f} s"
             raise RpcError(Trouble.SILENT, url, text) from None
         trouble = Trouble.REFUSED if kind is Answer.REFUSED else Trouble.UNREACHABLE
         raise RpcError(trouble, url, f"{kind} {detail}".strip()) from None

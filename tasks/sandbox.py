@@ -58,6 +58,7 @@ def create(
     policy: WalPolicy | None = None,
     standby: bool = False,
     redis_replica: bool = False,
+    backup_nodes: bool = False,
     provisioned: bool = False,
     released: bool = False,
     progress: Callable[[str], None] = lambda _: None,
@@ -65,8 +66,9 @@ def create(
     """Give a new sandbox, up and answering at its gateway; sandboxes of dead owners are cleaned away first.
 
     With a ``policy`` its WAL is received as it is written, by a service of its own; with a ``standby``, which needs a
-    policy, a second database follows the first; with ``redis_replica`` a second Redis. ``provisioned``: what it stands
-    on was made by Terraform. ``released``: its services are deployed from a checkout with versions.
+    policy, a second database follows the first; with ``redis_replica`` a second Redis; ``backup_nodes``: each chain
+    has two more nodes. ``provisioned``: what it stands on was made by Terraform. ``released``: its services are
+    deployed from a checkout with versions.
 
     Takes seconds; gives up after 60 with RecoveryError naming the service and its last log lines. Whatever goes
     wrong, an interruption too, nothing is left behind.
@@ -75,7 +77,7 @@ def create(
         progress(f"cleaned away the abandoned sandbox {gone}")
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            return _create(kind, policy, standby, redis_replica, provisioned, released, progress)
+            return _create(kind, policy, standby, redis_replica, backup_nodes, provisioned, released, progress)
         except sandbox_process.PortLost:
             if attempt == _ATTEMPTS:
                 raise
@@ -113,6 +115,7 @@ def _create(
     policy: WalPolicy | None,
     standby: bool,
     redis_replica: bool,
+    backup_nodes: bool,
     provisioned: bool,
     released: bool,
     progress: Callable[[str], None],
@@ -146,6 +149,7 @@ def _create(
                 receiver=receiver,
                 standby=standby,
                 redis_replica=redis_replica,
+                backup_nodes=backup_nodes,
                 checkout=release.checkout if release else None,
             )
             site = ProcessSite(directory=directory)
@@ -160,6 +164,7 @@ def _create(
                 receiver=receiver,
                 standby=standby,
                 redis_replica=redis_replica,
+                backup_nodes=backup_nodes,
                 provisioned=provisioned,
                 certificate=_write_certificate(directory),
                 checkout=release.checkout if release else None,

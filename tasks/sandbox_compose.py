@@ -26,6 +26,7 @@ SANDBOX = Path(__file__).resolve().parent.parent / "infra" / "sandbox"
 CONTINUOUS = SANDBOX.parent / "postgres" / "compose.continuous.yaml"
 STANDBY = CONTINUOUS.with_name("compose.standby.yaml")
 REDIS_REPLICA = SANDBOX.parent / "redis" / "compose.replica.yaml"
+BACKUP_NODES = SANDBOX / "compose.nodes.yaml"
 PROVISIONED = SANDBOX / "compose.provisioned.yaml"
 MONITORING = SANDBOX.parent / "monitoring"
 BUILD, UP = timedelta(minutes=30), timedelta(minutes=5)
@@ -41,6 +42,7 @@ def bring_up(
     receiver: bool = False,
     standby: bool = False,
     redis_replica: bool = False,
+    backup_nodes: bool = False,
     provisioned: bool = False,
     certificate: Path | None = None,
     checkout: Path | None = None,
@@ -62,7 +64,7 @@ def bring_up(
     images["RECOUP_APP_IMAGE"] = f"{_release(sandbox_id)}:{_CURRENT}"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Of our own choosing they stay the same when a container is stopped and started; those the engine picks do not.
-    port, tls_port, n3, x, prometheus = free_ports(5)
+    port, tls_port, n3, x, backups, prometheus = free_ports(6)
     public = {
         "RECOUP_SANDBOX_ID": sandbox_id,
         "RECOUP_PREFIX": f"{sandbox_id}-",
@@ -73,6 +75,9 @@ def bring_up(
         "GATEWAY_TLS_PORT": str(tls_port),
         "NEO_N3_PORT": str(n3),
         "NEO_X_PORT": str(x),
+        "NEO_BACKUP_PORT": str(backups),
+        "NEO_N3_RPC_URL": "http://neo-n3-rpc:8080",
+        "NEO_X_RPC_URL": "http://neo-x-rpc:8080",
         "PROMETHEUS_PORT": str(prometheus),
         "DB_NAME": "neo_service_layer",
         "DB_USER": "neo",
@@ -96,8 +101,8 @@ def bring_up(
     kept.mkdir(mode=0o700, exist_ok=True)
     for name in ("DB_PASSWORD", "SMOKE_USER", "SMOKE_PASSWORD"):
         _private(kept / name.lower(), values[name])
-    wanted = {CONTINUOUS: receiver, STANDBY: standby, REDIS_REPLICA: redis_replica, PROVISIONED: provisioned}
-    overrides = tuple(path for path, here in wanted.items() if here)
+    wanted = {CONTINUOUS: receiver, STANDBY: standby, REDIS_REPLICA: redis_replica, BACKUP_NODES: backup_nodes}
+    overrides = tuple(path for path, here in {**wanted, PROVISIONED: provisioned}.items() if here)
     if checkout:
         overrides += (checkout / "compose.release.yaml",)
     file = (checkout or SANDBOX) / "compose.yaml"

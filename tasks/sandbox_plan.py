@@ -23,8 +23,10 @@ from recoup.plan import (
     load_plan,
 )
 from recoup.stacks import Stack, open_stack
+from recoup.stacks.compose import ComposeStack
 from tasks.sandbox_configuration import make_configuration
 from tasks.sandbox_process import (
+    BACKUP_NODES,
     DATABASE,
     DATABASE_USER,
     HTTP_PORT,
@@ -111,11 +113,39 @@ def _own(component: Component, directory: Path, stack: Stack, policy: WalPolicy 
     if isinstance(component, ServiceComponent):
         return component.model_copy(update={"container": None})
     if isinstance(component, ChainComponent):
-        host, port = stack.endpoint(_NODES[component.protocol], HTTP_PORT)
-        return component.model_copy(update={"endpoints": (Endpoint(url=f"http://{host}:{port}"),)})
+        return component.model_copy(update={"endpoints": _endpoints(component, stack)})
     if isinstance(component, ConfigurationComponent):
         return make_configuration(component, directory)
     return component
+
+
+def _endpoints(chain: ChainComponent, stack: Stack) -> tuple[Endpoint, ...]:
+    """Give the node of a chain, and where the sandbox has them the two in reserve."""
+    node = _NODES[chain.protocol]
+    nodes = [Endpoint(url=_told(stack, node), from_host=_here(stack, node), weight=10)]
+    if BACKUP_NODES in stack.names:
+        paths = [f"/{'n3' if chain.protocol == 'neo-n3' else 'x'}/{number}" for number in (1, 2)]
+        told, here = _told(stack, BACKUP_NODES), _here(stack, BACKUP_NODES)
+        nodes += [
+            Endpoint(url=f"{told}{path}", from_host=f"{here}{path}" if here else None, weight=weight)
+            for path, weight in zip(paths, (5, 1), strict=True)
+        ]
+    return tuple(nodes)
+
+
+def _told(stack: Stack, service: str) -> str:
+    """Give the address by which the services reach another one: inside of Compose its name."""
+    if isinstance(stack, ComposeStack):
+        return f"http://{service}:{HTTP_PORT}"
+    host, port = stack.endpoint(service, HTTP_PORT)
+    return f"http://{host}:{port}"
+
+
+def _here(stack: Stack, service: str) -> str | None:
+    if not isinstance(stack, ComposeStack):
+        return None
+    host, port = stack.endpoint(service, HTTP_PORT)
+    return f"http://{host}:{port}"
 
 
 def _monitoring(site: ComposeSite | ProcessSite, stack: Stack) -> Monitoring | None:

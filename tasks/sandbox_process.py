@@ -30,6 +30,9 @@ GATEWAY = "api-gateway"
 RECEIVER = "wal-receiver"
 STANDBY, STANDBY_PORT = "postgres-standby", 5433
 REDIS_REPLICA = "redis-replica"
+# Two more nodes of each chain, in one process; only drills of chains need them.
+BACKUP_NODES = "neo-backup-rpc"
+ENV_FILE = "platform.env"
 _RESOURCES = Path(__file__).resolve().parent.parent / "infra" / "sandbox"
 # sun_path holds 108 bytes with its final zero; the longest name in the directory is ".s.PGSQL.65535.lock".
 _SOCKET_PATH_MAX = 107 - len("/.s.PGSQL.65535.lock")
@@ -41,6 +44,7 @@ _APPLICATIONS = {
     GATEWAY: ("gateway", ("redis", "records-service", "accounts-service")),
 }
 APPLICATION_HOMES = tuple(_APPLICATIONS)
+_WITH_BACKUP_NODES = {BACKUP_NODES: ("rpc-backups", ())}
 
 
 _SECRETS = ("db_password", "redis_password", "jwt_secret", "smoke_user", "smoke_password")
@@ -74,6 +78,7 @@ def bring_up(
     receiver: bool = False,
     standby: bool = False,
     redis_replica: bool = False,
+    backup_nodes: bool = False,
     checkout: Path | None = None,
 ) -> str:
     """Start every service of a new sandbox in ``directory`` and give the gateway's URL once its health is good.
@@ -88,8 +93,10 @@ def bring_up(
             f"PostgreSQL runs as the user {unprivileged()}, who cannot enter the sandbox's directory {directory}",
             next_step="set RECOUP_STATE to a directory that every user can enter",
         )
-    ports = _choose_ports()
+    applications = {**_APPLICATIONS, **(_WITH_BACKUP_NODES if backup_nodes else {})}
+    ports = _choose_ports(tuple(applications))
     spec = _specification(directory, identity, state, ports, receiver, standby, redis_replica, checkout)
+    (directory / ENV_FILE).write_text(_environment(ports), encoding="utf-8")
     (directory / "stack.json").write_text(spec.model_dump_json(indent=2), encoding="utf-8")
     stack = ProcessStack.open(directory)
     progress(f"starting {', '.join(stack.names)}")
@@ -135,7 +142,7 @@ def _specification(
     if len(os.fsencode(sockets)) > _SOCKET_PATH_MAX:
         sockets = _short_socket_place(identity)
     databases = ("postgres", *((STANDBY,) if standby else ()))
-    for name in (*databases, *([RECEIVER] if receiver else []), *_APPLICATIONS):
+    for name in (*databases, *([RECEIVER] if receiver else []), *ports.applications):
         (homes / name).mkdir(parents=True, exist_ok=True)
     if user:
         entry = pwd.getpwnam(user)
@@ -185,10 +192,13 @@ def _specification(
     redis = [_redis("redis", homes / "redis", secrets, ports.redis)]
     if redis_replica:
         redis.append(_redis(REDIS_REPLICA, homes / REDIS_REPLICA, secrets, ports.redis_replica, of=ports.redis))
-    applications = tuple(_application(name, homes / name, secrets, ports, standby, checkout) for name in _APPLICATIONS)
+    applications = tuple(
+        _application(name, homes / name, secrets, ports, standby, checkout) for name in ports.applications
+    )
     return StackSpec(
         name=f"recoup-{identity}",
         sandbox=identity,
+        env_file=directory / ENV_FILE,
         services=(
             postgres,
             *redis,
@@ -250,8 +260,9 @@ def _redis(name: str, home: Path, secrets: Path, port: int, of: int | None = Non
 def _application(
     name: str, home: Path, secrets: Path, ports: _Ports, standby: bool, checkout: Path | None
 ) -> ServiceSpec:
-    role, needs = _APPLICATIONS[name]
+    role, needs = {**_APPLICATIONS, **_WITH_BACKUP_NODES}[name]
     url = {service: f"http://127.0.0.1:{port}" for service, port in ports.applications.items()}
+    own = {"NEO_N3_RPC_URL": url["neo-n3-rpc"], "NEO_X_RPC_URL": url["neo-x-rpc"]} if name == GATEWAY else {}
     return ServiceSpec(
         name=name,
         argv=(sys.executable, "-m", "app", role),
@@ -270,8 +281,7 @@ def _application(
             "TLS_PORT": str(ports.door),
             "RECORDS_URL": url["records-service"],
             "ACCOUNTS_URL": url["accounts-service"],
-            "NEO_N3_RPC_URL": url["neo-n3-rpc"],
-            "NEO_X_RPC_URL": url["neo-x-rpc"],
+            **own,
         },
         secrets={
             variable.upper(): f"file:{secrets / variable}"
@@ -315,10 +325,17 @@ def _failure(stack: ProcessStack, state: ServiceState) -> RecoveryError:
     )
 
 
-def _choose_ports() -> _Ports:
-    numbers = iter(free_ports(5 + len(_APPLICATIONS)))
+def _environment(ports: _Ports) -> str:
+    """Give the environment file, which is what a switch of endpoints rewrites."""
+    port = ports.applications
+    lines = [f"NEO_{name.upper()}_RPC_URL=http://127.0.0.1:{port[f'neo-{name}-rpc']}" for name in ("n3", "x")]
+    return "\n".join(("# What the services are told, as a Compose env file would.", *lines, ""))
+
+
+def _choose_ports(applications: tuple[str, ...]) -> _Ports:
+    numbers = iter(free_ports(5 + len(applications)))
     postgres, standby, redis, replica, door = (next(numbers) for _ in range(5))
-    return _Ports(postgres, standby, redis, replica, door, {name: next(numbers) for name in _APPLICATIONS})
+    return _Ports(postgres, standby, redis, replica, door, {name: next(numbers) for name in applications})
 
 
 def free_ports(count: int) -> list[int]:

@@ -119,6 +119,11 @@ class Stack(Protocol):
         ...
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Every service that the definition has, or that is there without it; nothing is asked how it is."""
+        ...
+
+    @property
     def env_file(self) -> Path | None:
         """The environment file that the definition takes its variables from; None where it has none."""
         ...

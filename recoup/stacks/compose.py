@@ -94,6 +94,11 @@ class ComposeStack:
         return ComposeReleases(self._project)
 
     @property
+    def names(self) -> tuple[str, ...]:
+        existing = {one.labels["com.docker.compose.service"] for one in self._project.containers()}
+        return tuple(sorted(existing | self._project.defined))
+
+    @property
     def env_file(self) -> Path | None:
         return self._project.env_file
 
@@ -103,8 +108,7 @@ class ComposeStack:
         existing: dict[str, list[Container]] = {}
         for container in self._project.containers():
             existing.setdefault(container.labels["com.docker.compose.service"], []).append(container)
-        names = sorted({*existing, *self._project.defined})
-        return tuple(_state(name, existing.get(name, [])) for name in names)
+        return tuple(_state(name, existing.get(name, [])) for name in sorted({*existing, *self._project.defined}))
 
     def state(self, service: str) -> ServiceState:
         return _state(service, self._project.of(service))
