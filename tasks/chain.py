@@ -156,6 +156,8 @@ async def _second(client: httpx.AsyncClient, chain: ChainComponent, look: Look, 
     if look.head is None:
         return look
     asked = _Asked(client, reached_at(look.endpoint), time.monotonic() + AGAIN.total_seconds())
+    # One that is not there yet has nothing to be compared; that it is behind is told anyway.
+    height = height if height is not None and height <= look.head.height else None
     try:
         if chain.protocol == "neo-n3":
             later, common = await _all(asked.ask("getblockcount"), _hash_at_n3(asked, height))
