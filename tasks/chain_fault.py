@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import time
+from datetime import datetime, timedelta
 from enum import StrEnum
 
-from recoup.errors import PreconditionError
+from recoup.errors import PreconditionError, RecoveryError
 from recoup.records import now
-from recoup.stacks import Stack
+from recoup.stacks import Health, Stack
 from tasks.sandbox_process import BACKUP_NODES
 
 NODES = ("neo-n3-rpc", "neo-x-rpc")
 # The networks for tests: https://docs.neo.org/docs/n3/develop/network/testnet.html, https://xdocs.ngd.network.
 _TEST_NETWORKS = {"neo-n3-rpc": "894710606", "neo-x-rpc": "12227332"}
+_UP = timedelta(seconds=60)
 _LAG, _FORK = "50000", "1000"
 
 
@@ -49,4 +51,16 @@ def inject(stack: Stack, fault: ChainFault, sandbox: str) -> datetime:
                 stack.kill(node)
     if fault is ChainFault.ALL_DOWN:
         stack.kill(BACKUP_NODES)
+    if fault in (ChainFault.LAGGING, ChainFault.FORKED, ChainFault.WRONG_NETWORK):
+        # Until they answer again they are merely down, which is another fault.
+        for node in NODES:
+            _wait_for(stack, node)
     return at
+
+
+def _wait_for(stack: Stack, node: str) -> None:
+    until = time.monotonic() + _UP.total_seconds()
+    while stack.state(node).health is not Health.HEALTHY:
+        if time.monotonic() > until:
+            raise RecoveryError(f"{node} did not come up again with the fault", state="the sandbox is taken down again")
+        time.sleep(0.1)
