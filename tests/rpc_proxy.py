@@ -76,6 +76,17 @@ def way_to(upstream: str) -> Iterator[Way]:
             way.closed.set()
 
 
+@contextmanager
+def changed(way: Way, method: str, result: Json) -> Iterator[None]:
+    """Have one method answered with this result while the block runs."""
+    before = way.change
+    way.change = lambda asked, told: result if asked == method else before(asked, told)
+    try:
+        yield
+    finally:
+        way.change = before
+
+
 class _Handler(BaseHTTPRequestHandler):
     way: Way
 

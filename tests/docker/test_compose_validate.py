@@ -29,8 +29,7 @@ from tasks.sandbox import create, destroy
 from tasks.sandbox_certificate import Authority
 from tests.stack_behaviour import SOON, eventually
 
-# No contract is pinned in the plan.
-WELL = {**dict.fromkeys(LOOKS, Outcome.PASSED), "contracts-responding": Outcome.UNPROVEN}
+WELL = dict.fromkeys(LOOKS, Outcome.PASSED)
 Break = Callable[["Whole"], Iterator[None]]
 MAILER, GATEWAY, PROMETHEUS = "mailer", "api-gateway", "prometheus"
 RULES = "/etc/recoup-monitoring"
@@ -77,7 +76,7 @@ class Whole:
 
 @pytest.fixture(scope="module")
 def whole(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
-    """Give a sandbox in which all items pass but the contracts; each test mends what it broke."""
+    """Give a sandbox in which all items pass; each test mends what it broke."""
     place: Path = tmp_path_factory.mktemp("state")
     (place / "mailer.yaml").write_text(WITH_MAILER)
     with pytest.MonkeyPatch.context() as patch:
