@@ -11,9 +11,13 @@ from tasks.rpc import Asked, RpcError, Trouble, data, text
 
 # https://eips.ethereum.org/EIPS/eip-1967
 IMPLEMENTATION_SLOT = "0x360894a13ba1a3210667c828492db98dca3e2076cc3735a920a3ca505d382bbc"
-# The first is geth's, the second was OpenEthereum's; nodes without a code of their own have only the words.
+# The first is geth's, the second was OpenEthereum's. For all but a revert there are only words, geth's of
+# core/vm/errors.go, and "EVM error …" of the Rust ones.
 _REVERTED = (3, -32015)
-_WORDS = ("revert", "invalid opcode", "invalid jump", "out of gas", "stack underflow", "stack limit")
+_WORDS = (
+    *("revert", "invalid opcode", "invalid jump", "out of gas", "out of bounds", "stack underflow", "stack limit"),
+    *("write protection", "evm error"),
+)
 _NONE = "0x" + "0" * 40
 
 
