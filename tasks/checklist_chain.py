@@ -22,8 +22,13 @@ def chains_answer(plan: Plan, stack: Stack) -> Found:
 
 def contracts_respond(plan: Plan, stack: Stack) -> Found:
     """Each pinned contract is what it was pinned as, and its call gives what is expected, by the endpoint in use."""
-    checks = prove(plan, {name: endpoint_in_use(plan, chain) for name, chain in _chains(plan)}, PATIENCE)
+    checks = prove(plan, endpoints_in_use(plan), PATIENCE)
     return together(map(_found, checks), "no contract is pinned in the plan: nothing to ask for")
+
+
+def endpoints_in_use(plan: Plan) -> dict[str, str]:
+    """Give the endpoint in use of each chain, by the chain's name."""
+    return {name: endpoint_in_use(plan, chain) for name, chain in _chains(plan)}
 
 
 def endpoint_in_use(plan: Plan, chain: ChainComponent) -> str:
