@@ -39,6 +39,7 @@ COMMANDS = {
     "backup": Entry("deployments.backup_commands", "Take, list, verify, copy, fetch and prune backup sets."),
     "restore": Entry("deployments.restore_commands", "Restore a database (to a moment), table or schema beside it."),
     "standby": Entry("deployments.standby_commands", "Show the database's warm standby, or build it anew."),
+    "contract": Entry("deployments.contract_commands", "Write down what the plan's smart contracts are now."),
     "ready": Entry("deployments.ready_commands", "Say whether the backups would carry a recovery now."),
     "validate": Entry("deployments.validate_commands", "Look at every item of the plan's checklist, now."),
     "smoke": Entry("deployments.smoke_commands", "Make the plan's requests once, as a user would."),

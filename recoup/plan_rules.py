@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from recoup.plan_chain import ContractComponent
+from recoup.plan_contract_rules import contracts_can_be_proven
 from recoup.plan_parts import BackupPolicy, Component, ConfigurationComponent, PostgresComponent, RedisComponent
 from recoup.plan_text import Place, Problem
 from recoup.plan_words import write_duration
@@ -373,6 +374,7 @@ RULES: tuple[Rule, ...] = (
     recipients_are_keys,
     standbys_can_be_judged,
     releases_can_be_made,
+    contracts_can_be_proven,
     checklist_is_whole,
     follow_ups_have_owners,
     escalation_is_consecutive,

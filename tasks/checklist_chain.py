@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
-
-from recoup.errors import PreconditionError, RecoveryError
-from recoup.plan import ChainComponent, ComposeSite, ContractComponent, Plan
-from recoup.plan_chain import PinnedContract
+from recoup.errors import PreconditionError
+from recoup.plan import ChainComponent, ComposeSite, Plan
+from recoup.records import Check, Outcome
 from recoup.secrets import resolve
 from recoup.stacks import Stack
-from tasks.checklist_found import PATIENCE, Found, failed, passed, together, unproven
-from tasks.health import told
+from tasks.checklist_found import PATIENCE, Found, failed, passed, together
+from tasks.contract import prove
+from tasks.rpc import RpcError, ask, member, number
 
 
 def chains_answer(plan: Plan, stack: Stack) -> Found:
@@ -22,8 +21,14 @@ def chains_answer(plan: Plan, stack: Stack) -> Found:
 
 
 def contracts_respond(plan: Plan, stack: Stack) -> Found:
-    """Each pinned contract is known to a chain that the component depends on."""
-    return together(_contracts(plan), "no contract is pinned in the plan: nothing to ask for")
+    """Each pinned contract is what it was pinned as, and its call gives what is expected, by the endpoint in use."""
+    checks = prove(plan, endpoints_in_use(plan), PATIENCE)
+    return together(map(_found, checks), "no contract is pinned in the plan: nothing to ask for")
+
+
+def endpoints_in_use(plan: Plan) -> dict[str, str]:
+    """Give the endpoint in use of each chain, by the chain's name."""
+    return {name: endpoint_in_use(plan, chain) for name, chain in _chains(plan)}
 
 
 def endpoint_in_use(plan: Plan, chain: ChainComponent) -> str:
@@ -42,84 +47,21 @@ def endpoint_in_use(plan: Plan, chain: ChainComponent) -> str:
 
 def _chain(plan: Plan, name: str, chain: ChainComponent) -> Found:
     url = endpoint_in_use(plan, chain)
+    network, height = ("eth_chainId", "eth_blockNumber") if chain.protocol == "evm" else ("getversion", "getblockcount")
     try:
-        if chain.protocol == "neo-n3":
-            network, height = _network_of(_call(url, "getversion")), _call(url, "getblockcount")
-        else:
-            network, height = _number(_call(url, "eth_chainId")), _call(url, "eth_blockNumber")
-    except RecoveryError as error:
+        told = ask(url, network, deadline=PATIENCE)
+        at = number(ask(url, height, deadline=PATIENCE))
+    except RpcError as error:
         return failed(f"{name}: {error.what}")
-    if network != chain.network:
-        return failed(f"{name}: {url} is of network {network}, not {chain.network}")
-    at = _number(height)
-    return passed(f"{name}: network {network}, height {at}") if at else failed(f"{name}: {url} tells no height")
+    of = number(told if chain.protocol == "evm" else member(told, "protocol", "network"))
+    if of != chain.network:
+        return failed(f"{name}: {url} is of network {of}, not {chain.network}")
+    return passed(f"{name}: network {of}, height {at}") if at else failed(f"{name}: {url} tells no height")
 
 
-def _contracts(plan: Plan) -> Iterator[Found]:
-    chains = dict(_chains(plan))
-    for component in plan.components.values():
-        if isinstance(component, ContractComponent):
-            on = [chains[name] for name in component.depends_on if name in chains]
-            for pinned in component.contracts:
-                yield _contract(plan, pinned, on)
-
-
-def _contract(plan: Plan, pinned: PinnedContract, chains: list[ChainComponent]) -> Found:
-    trouble = []
-    for chain in chains:
-        try:
-            if _is_there(endpoint_in_use(plan, chain), chain, pinned.hash):
-                return passed(f"{pinned.name} is there")
-        except RecoveryError as error:
-            trouble.append(error.what)
-    if trouble:
-        return unproven(f"{pinned.name}: {trouble[0]}")
-    return failed(f"{pinned.name} ({pinned.hash}) is on no chain that was asked")
-
-
-def _is_there(url: str, chain: ChainComponent, contract: str) -> bool:
-    if chain.protocol == "evm":
-        return _call(url, "eth_getCode", contract, "latest") not in (None, "", "0x")
-    try:
-        found = _call(url, "getcontractstate", contract)
-    except _Refused:
-        return False
-    return isinstance(found, dict) and str(found.get("hash", "")).lower() == contract.lower()
-
-
-class _Refused(RecoveryError):
-    """The node answered, with an error of its own."""
-
-
-def _call(url: str, method: str, *parameters: str) -> object:
-    """Give the result of one JSON-RPC call; raises RecoveryError in words for people."""
-    body = {"jsonrpc": "2.0", "method": method, "params": list(parameters), "id": 1}
-    try:
-        answer = httpx.post(url, json=body, timeout=PATIENCE.total_seconds(), trust_env=False)
-        found = answer.json()
-    except httpx.HTTPError as error:
-        kind, detail = told(error)
-        raise RecoveryError(f"{url}: {kind} {detail}".strip()) from None
-    except ValueError:
-        raise RecoveryError(f"{url} answered {method} with status {answer.status_code} and no JSON") from None
-    if not isinstance(found, dict) or ("result" not in found and "error" not in found):
-        raise RecoveryError(f"{url} answered {method} with what is no JSON-RPC")
-    if wrong := found.get("error"):
-        words = wrong.get("message") if isinstance(wrong, dict) else wrong
-        raise _Refused(f"{url} refused {method}: {words}")
-    return found["result"]
-
-
-def _network_of(version: object) -> int | None:
-    protocol = version.get("protocol") if isinstance(version, dict) else None
-    return _number(protocol.get("network")) if isinstance(protocol, dict) else None
-
-
-def _number(value: object) -> int | None:
-    try:
-        return int(value, 16) if isinstance(value, str) else int(value) if isinstance(value, int) else None
-    except ValueError:
-        return None
+def _found(check: Check) -> Found:
+    said = f"{check.seen}, expected {check.expected}" if check.outcome is Outcome.FAILED else check.seen
+    return Found(check.outcome, f"{check.name}: {said}")
 
 
 def _chains(plan: Plan) -> Iterator[tuple[str, ChainComponent]]:

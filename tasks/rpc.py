@@ -87,6 +87,19 @@ async def call(client: httpx.AsyncClient, url: str, method: str, params: Sequenc
     return Called(_result(url, method, status, bytes(raw)), timedelta(seconds=time.monotonic() - began))
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A node to call again and again, each time with the same deadline."""
+
+    client: httpx.AsyncClient
+    url: str
+    deadline: timedelta
+
+    async def __call__(self, method: str, *params: Json) -> Json:
+        """Give the result; raises RpcError."""
+        return (await call(self.client, self.url, method, params, self.deadline)).result
+
+
 def ask(url: str, method: str, *params: Json, deadline: timedelta) -> Json:
     """Call a method once from where nothing is asynchronous; see ``call``."""
 
@@ -118,6 +131,11 @@ def text(value: Json, size: int) -> str | None:
     if isinstance(value, str) and len(value) == 2 + 2 * size and value[:2] == "0x" and _is_hex(value[2:]):
         return value.lower()
     return None
+
+
+def data(value: Json) -> str | None:
+    """Give bytes of any number in hexadecimal behind 0x, in lower case; None for all else."""
+    return text(value, (len(value) - 2) // 2) if isinstance(value, str) else None
 
 
 def member(value: Json, *names: str) -> Json:

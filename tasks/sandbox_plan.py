@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import yaml
+
 from recoup.plan import (
     ChainComponent,
     Component,
     ComposeSite,
     ConfigurationComponent,
+    ContractComponent,
     Endpoint,
     Monitoring,
     PostgresComponent,
@@ -22,6 +25,7 @@ from recoup.plan import (
     WalPolicy,
     load_plan,
 )
+from recoup.plan_chain import PinnedContract
 from recoup.stacks import Stack, open_stack
 from recoup.stacks.compose import ComposeStack
 from tasks.sandbox_configuration import make_configuration
@@ -39,6 +43,8 @@ from tasks.sandbox_process import (
 CA = "ca.pem"
 PROMETHEUS, PROMETHEUS_PORT = "prometheus", 9090
 _PLAN = Path(__file__).resolve().parent.parent / "infra" / "plan.yaml"
+# What the stand-ins for nodes, infra/sandbox/app/rpc_n3.py and rpc_x.py, have on their chains.
+_CONTRACTS = _PLAN.parent / "sandbox" / "contracts.yaml"
 _NODES = {"neo-n3": "neo-n3-rpc", "evm": "neo-x-rpc"}
 
 
@@ -113,7 +119,16 @@ def _own(component: Component, directory: Path, stack: Stack, policy: WalPolicy 
     if isinstance(component, ServiceComponent):
         return component.model_copy(update={"container": None})
     if isinstance(component, ChainComponent):
+<<<<<<< HEAD
         return component.model_copy(update={"endpoints": _endpoints(component, stack)})
+=======
+        host, port = stack.endpoint(_NODES[component.protocol], HTTP_PORT)
+        return component.model_copy(update={"endpoints": (Endpoint(url=f"http://{host}:{port}"),)})
+    if isinstance(component, ContractComponent):
+        pinned = yaml.safe_load(_CONTRACTS.read_text(encoding="utf-8"))
+        contracts = tuple(PinnedContract.model_validate(one) for one in pinned)
+        return component.model_copy(update={"contracts": contracts})
+>>>>>>> 0fb4f66 (Prove the plan's contracts: each is what was pinned and responds, or what was expected and seen is said)
     if isinstance(component, ConfigurationComponent):
         return make_configuration(component, directory)
     return component

@@ -44,7 +44,8 @@ class Fault(Enum):
 class Way:
     """The way; what a test sets on it holds from the next request on.
 
-    ``change`` is given the method and the node's result, and gives what is answered instead; ``delay`` is in seconds.
+    ``change`` is given the method and the node's result, and gives what is answered instead; ``error`` is answered
+    instead of any result; ``delay`` is in seconds.
     """
 
     upstream: str
@@ -52,6 +53,7 @@ class Way:
     fault: Fault = Fault.NONE
     delay: float = 0
     change: Change = lambda method, result: result
+    error: Json = None
     asked: list[str] = field(default_factory=list)
     closed: threading.Event = field(default_factory=threading.Event)
 
@@ -74,6 +76,17 @@ def way_to(upstream: str) -> Iterator[Way]:
             yield way
         finally:
             way.closed.set()
+
+
+@contextmanager
+def changed(way: Way, method: str, result: Json) -> Iterator[None]:
+    """Have one method answered with this result while the block runs."""
+    before = way.change
+    way.change = lambda asked, told: result if asked == method else before(asked, told)
+    try:
+        yield
+    finally:
+        way.change = before
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -120,7 +133,9 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"content-type": "application/json"}
         got = httpx.post(self.way.upstream, content=body, headers=headers, timeout=30, trust_env=False)
         answer: Json = got.json()
-        if isinstance(answer, dict) and "result" in answer:
+        if self.way.error is not None:
+            answer = {"jsonrpc": "2.0", "id": 1, "error": self.way.error}
+        elif isinstance(answer, dict) and "result" in answer:
             answer["result"] = self.way.change(method, answer["result"])
         return got.status_code, answer
 

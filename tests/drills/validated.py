@@ -7,7 +7,7 @@ import ssl
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,8 +15,7 @@ import httpx
 import psycopg
 
 from recoup.catalog import Repository
-from recoup.plan import ChainComponent, ContractComponent, Monitoring, Plan, load_plan
-from recoup.plan_chain import Endpoint, PinnedContract
+from recoup.plan import ChainComponent, Endpoint, Monitoring, Plan, load_plan
 from recoup.secrets import resolve
 from recoup.stacks import Health
 from recoup.stacks.process import ProcessStack
@@ -27,11 +26,12 @@ from tasks.sandbox import Sandbox
 from tasks.sandbox_certificate import Authority
 from tasks.sandbox_process import free_ports
 from tasks.smoke import Door
+from tests.rpc_proxy import Way, changed, way_to
 from tests.stack_behaviour import eventually
 from tests.web import answering, serving, tls_of
 
 MAILER = "mailer"
-CONTRACT = "0x" + "ab" * 20
+N3 = "neo-n3"
 Break = Callable[["Validated"], Iterator[None]]
 
 
@@ -51,29 +51,6 @@ class Front:
         passed_on = {name: value for name, value in headers.items() if name in ("authorization", "content-type")}
         got = httpx.request(method, f"{self.upstream}{path}", content=body, headers=passed_on, trust_env=False)
         return got.status_code, got.content
-
-
-@dataclass
-class Node:
-    """A node of both chains that knows contracts."""
-
-    network: int = 860833102
-    contracts: set[str] = field(default_factory=lambda: {CONTRACT})
-
-    def answer(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
-        call = json.loads(body)
-        results: dict[str, object] = {
-            "getversion": {"protocol": {"network": self.network}},
-            "getblockcount": 100,
-            "eth_chainId": hex(47763),
-            "eth_blockNumber": hex(100),
-            "eth_getCode": "0x",
-        }
-        if call["method"] == "getcontractstate":
-            known = call["params"][0] in self.contracts
-            told = {"result": {"hash": CONTRACT}} if known else {"error": {"code": -102, "message": "Unknown contract"}}
-            return 200, json.dumps({"jsonrpc": "2.0", "id": 1, **told}).encode()
-        return 200, json.dumps({"jsonrpc": "2.0", "id": 1, "result": results[call["method"]]}).encode()
 
 
 @dataclass
@@ -97,7 +74,7 @@ class Validated:
     stack: ProcessStack
     directory: Path
     front: Front
-    node: Node
+    node: Way
     prometheus: Prometheus
     authority: Authority
     tls: ssl.SSLContext
@@ -124,27 +101,25 @@ class Validated:
 
 @contextmanager
 def behind_a_front(sandbox: Sandbox) -> Iterator[Validated]:
-    """Give the sandbox with a mailer, a TLS front, a node and a Prometheus while the block runs."""
+    """Give the sandbox with a mailer, a TLS front, a way to the Neo N3 node and a Prometheus while the block runs."""
     plan = load_plan(sandbox.plan)
     directory = sandbox.directory
     stack = _with_mailer(directory)
     host, inner = stack.endpoint("api-gateway", 8080)
-    front, node, prometheus = Front(f"http://{host}:{inner}"), Node(), Prometheus()
+    front, prometheus = Front(f"http://{host}:{inner}"), Prometheus()
     authority = Authority.make("the tests' own")
     (directory / "front-ca.pem").write_bytes(authority.pem)
     tls = tls_of(authority.issue("127.0.0.1"), directory)
     with ExitStack() as opened:
         door = f"https://127.0.0.1:{opened.enter_context(serving(answering(front.answer), tls))}"
-        chain = f"http://127.0.0.1:{opened.enter_context(serving(answering(node.answer)))}"
+        chain = plan.components[N3]
+        assert isinstance(chain, ChainComponent)
+        node = opened.enter_context(way_to(chain.endpoints[0].url))
         watcher = f"http://127.0.0.1:{opened.enter_context(serving(answering(prometheus.answer)))}"
         gateway = plan.platform.gateway.model_copy(update={"url": door, "ca": directory / "front-ca.pem"})
         own = {"gateway": gateway, "address": door, "monitoring": Monitoring(prometheus=watcher)}
-        components = dict(plan.components)
-        for name, one in components.items():
-            if isinstance(one, ChainComponent):
-                components[name] = one.model_copy(update={"endpoints": (Endpoint(url=chain),)})
-            if isinstance(one, ContractComponent):
-                components[name] = one.model_copy(update={"contracts": (PinnedContract(name="token", hash=CONTRACT),)})
+        by_way = chain.model_copy(update={"endpoints": (Endpoint(url=node.url),)})
+        components = {**plan.components, N3: by_way}
         platform = plan.platform.model_copy(update=own)
         made = plan.model_copy(update={"platform": platform, "components": components})
         file = directory / "validated.yaml"
@@ -187,15 +162,13 @@ def forbid_deletion(at: Validated) -> Iterator[None]:
 
 
 def change_the_network(at: Validated) -> Iterator[None]:
-    at.node.network = 894710606
-    yield
-    at.node.network = 860833102
+    with changed(at.node, "getversion", {"protocol": {"network": 894710606}}):
+        yield
 
 
-def lose_the_contract(at: Validated) -> Iterator[None]:
-    at.node.contracts.clear()
-    yield
-    at.node.contracts.add(CONTRACT)
+def lose_the_contracts(at: Validated) -> Iterator[None]:
+    with changed(at.node, "getcontractstate", None):
+        yield
 
 
 def let_everybody_in(at: Validated) -> Iterator[None]:
@@ -248,7 +221,7 @@ BREAKS: dict[str, tuple[Break, str]] = {
     "database-connectivity": (hold_the_table, "statement timeout"),
     "redis-connectivity": (forbid_deletion, "no permissions"),
     "chain-rpc": (change_the_network, "is of network 894710606, not 860833102"),
-    "contracts-responding": (lose_the_contract, f"token ({CONTRACT}) is on no chain"),
+    "contracts-responding": (lose_the_contracts, "service-token on neo-n3: it is what was pinned: there is none"),
     "authentication": (let_everybody_in, "without a login gave status 404"),
     "api-endpoints": (lose_a_path, "1 of 8 requests did not pass; gateway: height of Neo X: status 502"),
     "monitoring": (lose_a_target, "api-gateway:8080/metrics is down: connection refused"),
