@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from deployments.configuration_commands import recover_configuration_command
+from deployments.enclave_commands import recover_enclave_command
 from deployments.platform_commands import recover_platform_command
 from deployments.redis_commands import recover_redis_command
 from deployments.run_commands import recover_database_command
@@ -15,4 +16,5 @@ recover.command("database")(recover_database_command)
 recover.command("redis")(recover_redis_command)
 recover.command("configuration")(recover_configuration_command)
 recover.command("service")(recover_service_command)
+recover.command("enclave")(recover_enclave_command)
 recover.command("platform")(recover_platform_command)
