@@ -54,6 +54,38 @@ class EnclavePlatform:
     processor: Processor
     port: int
     enclave: Data
+    first: Hardware
+
+    @property
+    def collateral(self) -> Path:
+        return self.directory / "collateral.json"
+
+    @property
+    def secret(self) -> Path:
+        return self.directory / "secret"
+
+    def reset(self) -> None:
+        """Make all as it is in the beginning: a sound processor, and an enclave that runs and has no secret."""
+        self.processor.quote, self.processor.hardware = None, self.first
+        self.processor.nonces.clear()
+        self.enclave = enclave_data(self.directory, self.port)
+        self.collateral.write_text(self.first.collateral(), encoding="utf-8")
+        self.secret.write_bytes(SECRET)
+        (self.directory / "services" / "vault" / "provisioned.json").unlink(missing_ok=True)
+        self.stack.restart("vault")
+
+    def gives(self, quote: Callable[[bytes], bytes | int]) -> None:
+        """Have the processor give what this makes of a nonce; a number is the status of an error."""
+        self.processor.quote = quote
+
+    def quotes(self, **body: object) -> None:
+        """Have the processor sign another report: ``body`` as ``enclave_hardware.report`` takes it."""
+        self.gives(lambda nonce: self.processor.hardware.quote(nonce, **body))
+
+    def replays(self) -> None:
+        """Have the service play back a quote that was good once."""
+        old = self.processor.hardware.quote(bytes(range(32)))
+        self.gives(lambda _: old)
 
     @property
     def file(self) -> Path:
@@ -112,7 +144,8 @@ def enclave_platform(directory: Path) -> Iterator[EnclavePlatform]:
         try:
             stack.start("vault")
             stack.start("door")
-            yield EnclavePlatform(directory, processor, enclave_port, enclave_data(directory, enclave_port))
+            data = enclave_data(directory, enclave_port)
+            yield EnclavePlatform(directory, processor, enclave_port, data, processor.hardware)
         finally:
             proctable.end(lambda: proctable.dwelling(directory))
 
