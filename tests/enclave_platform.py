@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from recoup.stacks import proctable
 from recoup.stacks.process import ProcessStack
 from recoup.stacks.process_spec import Probe, ServiceSpec, StackSpec
 from tasks.enclave import Enclave
+from tasks.sandbox_process import free_ports
 from tests.enclave_hardware import MRENCLAVE, MRSIGNER, PRODUCT, SVN, Hardware
 from tests.web import answering, serving
 
@@ -123,17 +123,10 @@ def enclave_platform(directory: Path) -> Iterator[EnclavePlatform]:
     """Give a platform whose enclave runs and has no secret; its processes are ended afterwards."""
     processor = Processor()
     with serving(answering(processor.reply)) as processor_port:
-        enclave_port, gateway_port = _free(), _free()
+        enclave_port, gateway_port = free_ports(2)
         address = f"http://127.0.0.1:{processor_port}"
         services = tuple(
-            ServiceSpec(
-                name=name,
-                argv=(sys.executable, str(STANDIN), "serve", str(port), address),
-                home=directory / "services" / name,
-                port=port,
-                listens=port,
-                health=Probe(kind="http", path="/health"),
-            )
+            enclave_service(directory, name, port, address)
             for name, port in (("vault", enclave_port), ("door", gateway_port))
         )
         spec = StackSpec(name="enclaves", sandbox="enclaves", services=services)
@@ -148,6 +141,18 @@ def enclave_platform(directory: Path) -> Iterator[EnclavePlatform]:
             yield EnclavePlatform(directory, processor, enclave_port, data, processor.hardware)
         finally:
             proctable.end(lambda: proctable.dwelling(directory))
+
+
+def enclave_service(directory: Path, name: str, port: int, processor: str) -> ServiceSpec:
+    """Give a service with an enclave that has its quotes from the processor at this address."""
+    return ServiceSpec(
+        name=name,
+        argv=(sys.executable, str(STANDIN), "serve", str(port), processor),
+        home=directory / "services" / name,
+        port=port,
+        listens=port,
+        health=Probe(kind="http", path="/health"),
+    )
 
 
 def enclave_data(directory: Path, port: int) -> Data:
@@ -198,9 +203,3 @@ def named(checks: tuple[Check, ...], name: str) -> Check:
 def not_passed(checks: tuple[Check, ...]) -> dict[str, Outcome]:
     """Give what did not pass, by the name without the component."""
     return {one.name.removeprefix("vault: "): one.outcome for one in checks if one.outcome is not Outcome.PASSED}
-
-
-def _free() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
