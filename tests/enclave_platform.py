@@ -106,10 +106,14 @@ class EnclavePlatform:
 
     def recover(self, **more: object) -> RecoveryRecord:
         request = EnclaveRecovery.model_validate({"plan": self.file, **more})
-        return run_enclave_recovery(self.plan, request, ledger=self.directory / "ledger.jsonl")
+        return run_enclave_recovery(self.plan, request, ledger=self.ledger)
+
+    @property
+    def ledger(self) -> Path:
+        return self.directory / "ledger.jsonl"
 
     def records(self) -> tuple[RecoveryRecord, ...]:
-        return tuple(Ledger(self.directory / "ledger.jsonl").records())
+        return tuple(Ledger(self.ledger).records())
 
     @property
     def provisioned(self) -> list[Data]:

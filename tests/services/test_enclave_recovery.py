@@ -14,6 +14,8 @@ import pytest
 from shamir_mnemonic.shamir import generate_mnemonics
 
 from flows.enclave import EnclaveRecovery, preview
+from flows.platform import PlatformRecovery, run_platform_recovery
+from flows.service import ServiceRecovery, run_service_recovery
 from recoup.errors import PreconditionError, RecoveryError
 from recoup.records import Outcome, StepOutcome, Verdict
 from tasks import enclave_fetch, enclave_provision, enclave_quote
@@ -190,7 +192,8 @@ def test_a_host_without_sgx_is_unproven_and_the_words_are_clear(platform: Enclav
     item = enclaves_attested(platform.plan, platform.stack)
     assert item.outcome is Outcome.UNPROVEN
     record = platform.recover()
-    assert record.verdict is Verdict.NOT_RECOVERED
+    assert (record.verdict, record.state_left) == (Verdict.UNPROVEN, "nothing was given to the enclave")
+    assert "there is no SGX hardware" in record.why
     assert platform.provisioned == []
 
 
@@ -279,7 +282,7 @@ def test_a_command_that_fails_tells_no_secret(platform: EnclavePlatform, monkeyp
     record = platform.recover()
     assert record.verdict is Verdict.NOT_RECOVERED
     assert "cannot use ********, nor ********, nor ********" in record.why
-    text = record.model_dump_json() + (platform.directory / "ledger.jsonl").read_text()
+    text = record.model_dump_json() + platform.ledger.read_text()
     assert not any(one in text for one in (SECRET.decode(), SECRET.hex(), "correct-horse"))
 
 
@@ -336,6 +339,51 @@ def test_the_preview_changes_nothing_and_shows_what_would_run(platform: EnclaveP
     assert SECRET.decode() not in "\n".join(lines)
     assert platform.provisioned == []
     assert self_test(platform.asked()).failed
+
+
+def test_a_service_recovery_hands_an_enclave_over_to_its_own_procedure(platform: EnclavePlatform) -> None:
+    """Restarted like any other service it would run, and have none of its secrets."""
+    platform.stack.kill("vault")
+    record = run_service_recovery(platform.plan, ServiceRecovery(plan=platform.file), ledger=platform.ledger)
+    assert (record.procedure, record.verdict) == ("enclave", Verdict.RECOVERED)
+    assert platform.records()[-2].handed_to == "the enclave procedure (vault)"
+    assert len(platform.provisioned) == 1
+
+
+def test_a_rebuilt_platform_has_its_enclaves_attested_and_provisioned(platform: EnclavePlatform) -> None:
+    platform.stack.kill("vault")
+    record = run_platform_recovery(platform.plan, PlatformRecovery(plan=platform.file), ledger=platform.ledger)
+    assert (record.verdict, record.why) == (Verdict.RECOVERED, "every step ended well and every check passed")
+    assert "vault/provision-enclave" in [step.name for step in record.steps]
+    assert named(record.checks, "its secrets").outcome is Outcome.PASSED
+
+
+@pytest.mark.parametrize(
+    ("spoil", "verdict"),
+    [
+        (lambda p: p.quotes(mrsigner=bytes(32)), Verdict.NOT_RECOVERED),
+        (lambda p: p.secret.unlink(), Verdict.NOT_RECOVERED),
+        (lambda p: p.collateral.unlink(), Verdict.UNPROVEN),
+    ],
+    ids=["another signer", "no secret", "no collateral"],
+)
+def test_a_refused_enclave_judges_a_rebuilt_platform_and_keeps_nobody_waiting(
+    platform: EnclavePlatform, spoil: Spoil, verdict: Verdict
+) -> None:
+    spoil(platform)
+    record = run_platform_recovery(platform.plan, PlatformRecovery(plan=platform.file), ledger=platform.ledger)
+    assert record.verdict is verdict, record.why
+    assert record.clock.restored
+    assert record.state_left == "nothing was given to the enclave" or "secret" in record.why
+    assert platform.provisioned == []
+
+
+def test_a_platform_whose_plan_pins_no_enclave_says_what_is_left_to_do(platform: EnclavePlatform) -> None:
+    for key in ("quote", "collateral", "provision", "self_test"):
+        platform.enclave.pop(key)
+    record = run_platform_recovery(platform.plan, PlatformRecovery(plan=platform.file), ledger=platform.ledger)
+    assert record.next_step == "provision vault by hand: the plan does not say how it is attested"
+    assert [item.outcome for item in record.checklist] == [Outcome.UNPROVEN]
 
 
 def test_json_around_a_quote_is_read(platform: EnclavePlatform) -> None:
