@@ -16,8 +16,18 @@ from recoup.errors import RecoveryError
 from recoup.places import ledger_path
 from recoup.plan import Plan, load_plan
 from recoup.records import Outcome, RecoveryRecord
-from recoup.stacks import Stack, open_stack
-from tasks.enclave import Attested, Condition, Diagnosis, Enclave, attest_enclave, diagnose_enclave, look, prove_enclave
+from recoup.stacks import open_stack
+from tasks.enclave import (
+    Attested,
+    Condition,
+    Diagnosis,
+    Enclave,
+    attest_enclave,
+    attestable,
+    diagnose_enclave,
+    look,
+    prove_enclave,
+)
 from tasks.enclave_provision import provision_enclave
 from tasks.services import restart_services, services_of, start_services
 from tasks.smoke import check_as_user
@@ -54,7 +64,7 @@ def run_enclave_recovery(
     afterwards: Callable[[Run], None] | None = None,
 ) -> RecoveryRecord:
     """Run the enclave's procedure and give its record, which is in the ledger."""
-    component, _ = plan.enclave(request.component or None)
+    component = attestable(plan, request.component or None)[0]
     job = request.job(
         plan,
         "enclave",
@@ -110,9 +120,11 @@ def recover_secrets(run: Run, request: EnclaveRecovery, *, alone: bool = True) -
         )
 
 
-def preview(plan: Plan, request: EnclaveRecovery, stack: Stack | None = None) -> tuple[str, ...]:
+def preview(plan: Plan, request: EnclaveRecovery) -> tuple[str, ...]:
     """Look at the enclave and give, line by line, what a recovery would do; changes nothing, gives nothing away."""
-    enclave = Enclave.of(plan, stack or open_stack(plan), request.component or None)
+    # Said before the stack is looked for, which may not be there.
+    component = attestable(plan, request.component or None)[0]
+    enclave = Enclave.of(plan, open_stack(plan), component)
     found = look(enclave)
     lines = [f"{enclave.component} is {found}"]
     if found.condition is Condition.REFUSED:

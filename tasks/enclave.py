@@ -103,13 +103,22 @@ class Enclave:
     @classmethod
     def of(cls, plan: Plan, stack: Stack, name: str | None = None) -> Enclave:
         """Give the named enclave, or the plan's only one; PreconditionError when it cannot be attested by the plan."""
-        component, spec = plan.enclave(name)
-        if spec.service is None or spec.quote is None:
-            raise PreconditionError(
-                f"the plan does not say how {component} is attested",
-                next_step=f"in the plan give {component} service, quote, mrenclave or mrsigner, and collateral",
-            )
-        return cls(component, spec, stack, spec.service, spec.quote)
+        component, spec, service, source = attestable(plan, name)
+        return cls(component, spec, stack, service, source)
+
+
+def attestable(plan: Plan, name: str | None = None) -> tuple[str, EnclaveComponent, str, QuoteSource]:
+    """Give the named enclave, or the only one, its service and where its quotes come from.
+
+    Raises PreconditionError when the plan does not say these.
+    """
+    component, spec = plan.enclave(name)
+    if spec.service is None or spec.quote is None:
+        raise PreconditionError(
+            f"the plan does not say how to attest {component}",
+            next_step=f"in the plan give {component} service, quote, mrenclave or mrsigner, and collateral",
+        )
+    return component, spec, spec.service, spec.quote
 
 
 @step(timeout=timedelta(minutes=5))

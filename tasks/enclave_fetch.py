@@ -72,7 +72,8 @@ def collateral_for(quote: bytes, source: Collateral) -> Given:
     trouble = ""
     if source.pccs is not None:
         try:
-            return Given(asyncio.run(_fetched(source.pccs, quote, source.patience)), source.pccs, True)
+            found = asyncio.run(_fetched(source.pccs, quote, source.patience))
+            return Given(_without_processor(found, quote), source.pccs, True)
         except TimeoutError:
             trouble = f"{source.pccs} gave no collateral within {source.patience.total_seconds():g} s"
         except (ValueError, RuntimeError) as error:
@@ -87,7 +88,8 @@ def collateral_for(quote: bytes, source: Collateral) -> Given:
         raise RecoveryError(f"the collateral {source.file} cannot be read: {error.strerror}{away}") from None
     if len(raw) > MOST_COLLATERAL:
         raise RecoveryError(f"the collateral {source.file} has more than {MOST_COLLATERAL} bytes")
-    return Given(raw.decode("utf-8", "replace"), f"{source.file}" + (f" ({trouble})" if trouble else ""), False)
+    text = _without_processor(raw.decode("utf-8", "replace"), quote)
+    return Given(text, f"{source.file}" + (f" ({trouble})" if trouble else ""), False)
 
 
 def keep(given: Given, file: Path | None) -> None:
@@ -119,6 +121,20 @@ async def _fetched(pccs: str, quote: bytes, patience: timedelta) -> str:
     async with asyncio.timeout(patience.total_seconds()):
         found = await dcap_qvl.get_collateral(pccs, quote)
     return str(found.to_json())
+
+
+def _without_processor(text: str, quote: bytes) -> str:
+    """Leave out the certificates of a processor that dcap-qvl adds: it believes them before those in the quote itself.
+
+    Kept, they would make every other processor of the same model look forged.
+    """
+    try:
+        found = json.loads(text)
+        if not isinstance(found, dict) or not dcap_qvl.parse_quote(quote).cert_chain_pem_bytes():
+            return text
+    except (ValueError, RecursionError):
+        return text
+    return json.dumps({key: value for key, value in found.items() if key != "pck_certificate_chain"})
 
 
 def _begins(body: bytes) -> str:

@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from shamir_mnemonic.shamir import generate_mnemonics
 
+from deployments.catalog import deployments
+from deployments.cli import run
+from deployments.options import DEFAULT_PLAN
 from flows.enclave import EnclaveRecovery, preview
 from flows.platform import PlatformRecovery, run_platform_recovery
 from flows.service import ServiceRecovery, run_service_recovery
@@ -22,7 +25,9 @@ from tasks import enclave_fetch, enclave_provision, enclave_quote
 from tasks.checklist_enclave import enclaves_attested
 from tasks.enclave import Condition, attest, look, self_test
 from tests.enclave_hardware import MRSIGNER, SVN, Hardware, simulated
+from tests.enclave_pccs import pccs
 from tests.enclave_platform import SECRET, STANDIN, EnclavePlatform, enclave_platform, named, not_passed
+from tests.web import answering, serving
 
 Spoil = Callable[[EnclavePlatform], object]
 
@@ -296,7 +301,7 @@ def test_an_enclave_without_a_command_is_not_provisioned_by_guess(platform: Encl
 def test_a_plan_that_pins_nothing_cannot_recover_an_enclave(platform: EnclavePlatform) -> None:
     for key in ("quote", "collateral", "provision", "self_test"):
         platform.enclave.pop(key)
-    with pytest.raises(PreconditionError, match="the plan does not say how vault is attested"):
+    with pytest.raises(PreconditionError, match="the plan does not say how to attest vault"):
         platform.recover()
     item = enclaves_attested(platform.plan, platform.stack)
     assert item.outcome is Outcome.UNPROVEN
@@ -386,7 +391,83 @@ def test_a_platform_whose_plan_pins_no_enclave_says_what_is_left_to_do(platform:
     assert [item.outcome for item in record.checklist] == [Outcome.UNPROVEN]
 
 
+def test_collateral_comes_from_the_pccs_and_is_kept_for_the_day_that_it_is_away(platform: EnclavePlatform) -> None:
+    asked: list[str] = []
+    platform.collateral.unlink()
+    with serving(pccs(lambda: platform.processor.hardware, asked)) as port:
+        platform.enclave["collateral"]["pccs"] = f"http://127.0.0.1:{port}"
+        assert attest(platform.asked()).accepted
+    assert sorted(asked) == ["pckcrl", "qe/identity", "rootcacrl", "tcb"]
+    # The certificates of this processor are in its quotes; of another one they would be wrong.
+    assert "pck_certificate_chain" not in json.loads(platform.collateral.read_text())
+    assert attest(platform.asked()).accepted, "the PCCS is away, and the file is there"
+    platform.collateral.unlink()
+    found = named(attest(platform.asked()).checks, "signature")
+    assert found.outcome is Outcome.UNPROVEN
+    assert "there is no collateral" in found.seen
+    assert f"127.0.0.1:{port}" in found.seen
+    assert "\n" not in found.seen
+
+
+def test_collateral_that_verifies_nothing_is_not_kept(platform: EnclavePlatform) -> None:
+    platform.collateral.unlink()
+    with serving(pccs(Hardware, [])) as port:
+        platform.enclave["collateral"]["pccs"] = f"http://127.0.0.1:{port}"
+        assert not attest(platform.asked()).accepted
+    assert not platform.collateral.exists()
+
+
+@pytest.mark.parametrize("body", [b"<html>busy</html>", b"{}", b'{"tcbInfo": 1, "signature": "xyz"}', b"[" * 100_000])
+def test_a_pccs_that_answers_rubbish_judges_nothing(platform: EnclavePlatform, body: bytes) -> None:
+    with serving(answering(lambda *_: (200, body))) as port:
+        platform.enclave["collateral"] = {"pccs": f"http://127.0.0.1:{port}"}
+        found = named(attest(platform.asked()).checks, "signature")
+    assert found.outcome is Outcome.UNPROVEN
+    assert "gave no collateral" in found.seen
+    assert "\n" not in found.seen
+
+
+def test_a_pccs_that_is_silent_is_given_up_in_time(platform: EnclavePlatform) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        platform.enclave["collateral"] = {"pccs": url, "patience": "500ms"}
+        found = named(attest(platform.asked()).checks, "signature")
+    assert found.outcome is Outcome.UNPROVEN
+    assert f"{url} gave no collateral within 0.5 s" in found.seen
+
+
 def test_json_around_a_quote_is_read(platform: EnclavePlatform) -> None:
     hardware = platform.processor.hardware
     platform.gives(lambda nonce: json.dumps({"quote": base64.b64encode(hardware.quote(nonce)).decode()}).encode())
     assert attest(platform.asked()).accepted
+
+
+def test_the_command_shows_first_what_it_would_do_and_ends_with_the_verdict(
+    platform: EnclavePlatform, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECOUP_STATE", str(platform.directory / "records"))
+    asked = ["recover", "enclave", "--plan", str(platform.file)]
+    assert run([*asked, "--dry-run"]) == 0
+    assert "vault is attested, but its self-test fails" in capsys.readouterr().out
+    assert platform.provisioned == []
+    assert run([*asked, "--yes", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["verdict"] == "recovered"
+    platform.quotes(debug=True)
+    assert run([*asked, "--yes", "--json"]) == 1
+    shown = capsys.readouterr()
+    assert "a debug enclave" in shown.out
+    assert "Traceback" not in shown.err
+
+
+def test_the_written_plan_pins_no_enclave_and_the_command_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["recover", "enclave", "--plan", str(DEFAULT_PLAN), "--dry-run"]) == 2
+    said = capsys.readouterr().err
+    assert "the plan does not say how to attest enclaves" in said
+    assert "Next: in the plan give enclaves service, quote" in said
+
+
+def test_a_server_offers_it_where_the_plan_says_how(platform: EnclavePlatform) -> None:
+    offered = {one.name: one for one in deployments(platform.file, platform.plan)}
+    assert offered["recover-enclave"].parameters["request"]["component"] == "vault"
+    platform.enclave = {"kind": "enclave", "tier": "non-critical"}
+    assert "recover-enclave" not in {one.name for one in deployments(platform.file, platform.plan)}
