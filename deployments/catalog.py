@@ -31,6 +31,7 @@ from flows.drill_platform import PlatformDrill, drill_platform
 from flows.drill_redis import RedisDrill, drill_redis
 from flows.drill_rollback import RollbackDrill, drill_rollback
 from flows.drill_service import ServiceDrill, drill_service
+from flows.enclave import EnclaveRecovery, recover_enclave
 from flows.platform import PlatformRecovery, recover_platform
 from flows.redis_store import RedisBackup, RedisRecovery, back_up_redis, recover_redis
 from flows.restore import TableRestore, restore_part
@@ -39,7 +40,14 @@ from flows.rollback import Rollback, roll_back
 from flows.service import ServiceRecovery, recover_service
 from flows.standby import StandbyRequest, build_pair
 from flows.validate import Validation, validate_platform
-from recoup.plan import ChainComponent, ConfigurationComponent, Plan, PostgresComponent, RedisComponent
+from recoup.plan import (
+    ChainComponent,
+    ConfigurationComponent,
+    EnclaveComponent,
+    Plan,
+    PostgresComponent,
+    RedisComponent,
+)
 
 # A fixed anchor: counted from each start of the server, a schedule could be put off for ever by restarts.
 ANCHOR = datetime(2026, 1, 1, tzinfo=UTC)
@@ -94,6 +102,8 @@ def deployments(path: Path, plan: Plan) -> tuple[RunnerDeployment, ...]:
                 offered.append(
                     _offer(back_up_redis, taken, _every(component.backup.interval, component.store), suffix=suffix)
                 )
+        elif isinstance(component, EnclaveComponent) and component.quote:
+            offered.append(_offer(recover_enclave, EnclaveRecovery(plan=where, component=name), suffix=suffix))
         elif isinstance(component, ConfigurationComponent):
             back = ConfigurationRecovery(plan=where, component=name)
             offered.append(_offer(recover_configuration, back, suffix=suffix))

@@ -8,7 +8,8 @@ import yaml
 from deployments.options import PlanPath
 from recoup.errors import PreconditionError
 from recoup.plan import load_plan
-from tasks.checklist_chain import endpoints_in_use
+from recoup.stacks import open_stack
+from tasks.chain_switch import endpoints_from_here
 from tasks.contract_pins import pins_now
 
 contract = typer.Typer(no_args_is_help=True, help="Write down what the plan's contracts are now.")
@@ -27,7 +28,7 @@ def contract_pins(plan: PlanPath) -> None:
     Exit codes: 0 printed; 1 a contract is missing or refuses its call, a node does not answer; 2 none is in the plan.
     """
     loaded = load_plan(plan)
-    pinned = pins_now(loaded, endpoints_in_use(loaded))
+    pinned = pins_now(loaded, endpoints_from_here(loaded, open_stack(loaded)))
     if not pinned:
         raise PreconditionError(
             "the plan has no contract",

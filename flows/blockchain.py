@@ -12,10 +12,11 @@ from pydantic import Field
 from flows.procedure import Run, conduct
 from flows.request import Outage, require_recovered
 from recoup.causes import waves
+from recoup.clock import store_loss
 from recoup.errors import RecoveryError
 from recoup.places import ledger_path
-from recoup.plan import Plan, load_plan, service_of
-from recoup.records import Outcome, RecoveryRecord
+from recoup.plan import ContractComponent, Plan, load_plan, service_of
+from recoup.records import Outcome, RecoveryRecord, StoreLoss
 from tasks.chain_check import check_chains
 from tasks.chain_switch import (
     Choices,
@@ -24,11 +25,13 @@ from tasks.chain_switch import (
     chains_of,
     choose_endpoints,
     diagnose_chains,
+    endpoints_from_here,
     put_back,
     renew_service,
     switch_endpoints,
     users_of,
 )
+from tasks.contract import ContractsSeen, check_contracts
 from tasks.service_data import check_stores
 from tasks.service_look import depends_on
 from tasks.smoke import check_as_user
@@ -99,10 +102,12 @@ def _procedure(run: Run, names: tuple[str, ...], back: bool) -> None:
     # 6 what got worse is undone
     if switched.after and (ill or set(checked.wrong) & {one.chain for one in chosen.switching}):
         _undo(run, switched, "; ".join((*(one.wrong for one in ill), *([str(checked)] if checked.wrong else []))))
-    # 7 what the stores hold
+    # 7 the contracts by those endpoints, and what the stores hold
+    here = endpoints_from_here(plan, run.stack, by_chain)
+    contracts = step("Prove the contracts", check_contracts, plan, here, fresh=True)
     stores = step("Look at what the stores hold", check_stores, plan, run.stack, run.began, fresh=True)
-    run.checks.extend((*checked.checks, *stores.checks, *user.checks))
-    run.stores.extend(stores.losses)
+    run.checks.extend((*checked.checks, *contracts.checks, *stores.checks, *user.checks))
+    run.stores.extend((*stores.losses, *_of_contracts(plan, contracts, run.began)))
     run.mark("restored", user.restored)
     run.state_left = _left(switched)
     _require_every_chain(run, chosen)
@@ -155,6 +160,15 @@ def _undo(run: Run, switched: Switched, why: str) -> None:
         state=f"{switched.file} is as it was, and the services that use it were made anew from it{still}",
         next_step="recoup chain status; then see what the services say of the endpoints: their logs",
     )
+
+
+def _of_contracts(plan: Plan, seen: ContractsSeen, began: datetime | None) -> tuple[StoreLoss, ...]:
+    """Give what the contracts lost: nothing where each was proven to be what was pinned, else it is not known."""
+    stores = {one.store for one in plan.components.values() if isinstance(one, ContractComponent)}
+    proven = bool(seen.checks) and all(check.outcome is Outcome.PASSED for check in seen.checks)
+    basis = "the chain keeps them: each is what was pinned" if proven else "not every contract was proven"
+    point = began if proven else None
+    return tuple(store_loss(store, plan.rpo(store), began, point, basis) for store in sorted(stores))
 
 
 def _left(switched: Switched) -> str:

@@ -14,15 +14,17 @@ from flows.configuration import ConfigurationRecovery
 from flows.configuration import recover_files as bring_back_configuration
 from flows.database import DatabaseRecovery, When
 from flows.database import recover_data as bring_back_database
+from flows.enclave import EnclaveRecovery
+from flows.enclave import recover_secrets as bring_back_enclave
 from flows.parts import conclude, gather, part, together
 from flows.procedure import Run, conduct
 from flows.redis_store import RedisRecovery
 from flows.redis_store import recover_data as bring_back_redis
 from flows.request import Recovery, require_recovered
 from recoup.catalog import Repository
-from recoup.errors import PreconditionError, RecoveryError
+from recoup.errors import PreconditionError, RecoupError, RecoveryError
 from recoup.places import ledger_path
-from recoup.plan import ConfigurationComponent, Plan, PostgresComponent, RedisComponent, load_plan
+from recoup.plan import ConfigurationComponent, EnclaveComponent, Plan, PostgresComponent, RedisComponent, load_plan
 from recoup.records import RecoveryRecord
 from tasks.configuration import Configuration
 from tasks.configuration_diff import compare
@@ -113,7 +115,8 @@ def _procedure(run: Run, request: PlatformRecovery) -> None:
     for one in settle:
         one()
     run.checks.extend(step("Look at every service", look_at_services, run.stack, fresh=True).checks)
-    conclude(run, stores)
+    # 8 the enclaves: what was sealed on the lost processor is gone, so each is attested and given its secrets again
+    conclude(run, (*stores, *_enclaves(run, request)))
 
 
 def _provision(run: Run, allow_destroy: bool) -> None:
@@ -175,6 +178,26 @@ def _stores(run: Run, request: PlatformRecovery, files: tuple[Run, ...]) -> tupl
         return everything, together(run, bodies, parts)
     finally:
         gather(run, everything)
+
+
+def _enclaves(run: Run, request: PlatformRecovery) -> tuple[Run, ...]:
+    """Attest and provision each enclave, after users are served: a refused one does not keep them waiting."""
+    parts = []
+    for name, spec in run.job.plan.components.items():
+        if not isinstance(spec, EnclaveComponent):
+            continue
+        parts.append(one := part(run, name))
+        if spec.quote is None:
+            one.next_step = f"provision {name} by hand: the plan does not say how it is attested"
+            continue
+        try:
+            bring_back_enclave(one, EnclaveRecovery(plan=request.plan, component=name), alone=False)
+        except RecoupError as error:
+            # What was wrong is a step or a check that failed, and judges the run; the others are seen to all the same.
+            one.state_left, one.next_step = error.state or one.state_left, error.next_step or one.next_step
+        finally:
+            run.checks.extend(one.checks)
+    return tuple(parts)
 
 
 def _as_user(run: Run, order: tuple[str, ...]) -> None:

@@ -9,11 +9,13 @@ from tempfile import TemporaryDirectory
 from flows.configuration import preview_configuration
 from flows.database import DatabaseRecovery
 from flows.database_preview import preview as preview_database
+from flows.enclave import EnclaveRecovery
+from flows.enclave import preview as preview_enclave
 from flows.platform import PlatformRecovery
 from flows.redis_preview import preview as preview_redis
 from flows.redis_store import RedisRecovery
 from recoup.errors import RecoupError
-from recoup.plan import ConfigurationComponent, Plan, PostgresComponent, RedisComponent
+from recoup.plan import ConfigurationComponent, EnclaveComponent, Plan, PostgresComponent, RedisComponent
 from tasks.terraform import plan_infrastructure, terraform_of
 
 
@@ -48,4 +50,8 @@ def _of(plan: Plan, request: PlatformRecovery, name: str, one: object) -> tuple[
         return preview_redis(plan, RedisRecovery(plan=request.plan, component=name, restore=request.restore))
     if isinstance(one, ConfigurationComponent) and one.backup:
         return preview_configuration(plan, name)
+    if isinstance(one, EnclaveComponent) and one.quote:
+        return preview_enclave(plan, EnclaveRecovery(plan=request.plan, component=name))
+    if isinstance(one, EnclaveComponent):
+        return ("the plan does not say how it is attested; it would be left to be provisioned by hand",)
     return ()

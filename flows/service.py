@@ -11,13 +11,14 @@ from prefect import Task, flow
 from pydantic import Field
 
 from flows.database import DatabaseRecovery, run_recovery
+from flows.enclave import EnclaveRecovery, run_enclave_recovery
 from flows.procedure import Run, conduct
 from flows.redis_store import RedisRecovery, run_redis_recovery
 from flows.request import Outage, require_recovered
 from recoup.causes import Ailment, Seen, free_of, rests_on, waves
 from recoup.errors import RecoveryError
 from recoup.places import ledger_path
-from recoup.plan import Plan, PostgresComponent, RedisComponent, ServiceComponent, load_plan
+from recoup.plan import EnclaveComponent, Plan, PostgresComponent, RedisComponent, ServiceComponent, load_plan
 from recoup.records import Outcome, RecoveryRecord
 from tasks.images import short
 from tasks.service_data import check_stores
@@ -39,7 +40,7 @@ class ServiceRecovery(Outage):
 
 @dataclass
 class HandOver:
-    """The store that is the cause, and whose procedure recovers it; empty: nothing is handed over."""
+    """The store or enclave that is the cause, and whose procedure recovers it; empty: nothing is handed over."""
 
     component: str = ""
     procedure: str = ""
@@ -66,8 +67,8 @@ def run_service_recovery(
 ) -> RecoveryRecord:
     """Run the service procedure and give its record, which is in the ledger.
 
-    Where the cause is a store, the record says so, and the store's own procedure is run under a lease of its own: its
-    record is given then, and it is the one that says whether the platform is back.
+    Where the cause is a store or an enclave, the record says so, and its own procedure is run under a lease of its own:
+    that one's record is given then, and it is the one that says whether the platform is back.
     """
     named = asked_for(plan, request.services)
     job = request.job(
@@ -94,6 +95,9 @@ def run_service_recovery(
     if over.procedure == "database":
         asked = DatabaseRecovery.model_validate(known)
         return run_recovery(plan, asked, ledger=ledger, fault=fault, declared=declared, afterwards=afterwards)
+    if over.procedure == "enclave":
+        lost = EnclaveRecovery.model_validate(known)
+        return run_enclave_recovery(plan, lost, ledger=ledger, fault=fault, declared=declared, afterwards=afterwards)
     wanted = RedisRecovery.model_validate(known)
     return run_redis_recovery(plan, wanted, ledger=ledger, fault=fault, declared=declared, afterwards=afterwards)
 
@@ -146,6 +150,9 @@ def procedure_of(plan: Plan, seen: Seen) -> str:
     # A replica follows an emptied primary as soon as that is started, and only the Redis procedure detaches it before.
     if isinstance(component, RedisComponent) and (component.replica or seen.ailment not in MERELY_DOWN):
         return "redis"
+    # Restarted like any service, it would run and have none of its secrets.
+    if isinstance(component, EnclaveComponent) and component.quote:
+        return "enclave"
     return ""
 
 

@@ -30,12 +30,12 @@ from recoup.plan_document import (
     WrittenProcedure,
     WrittenStep,
 )
+from recoup.plan_enclave import EnclaveComponent
 from recoup.plan_parts import (
     BackupPolicy,
     Component,
     ConfigurationComponent,
     ContinuousPolicy,
-    EnclaveComponent,
     PostgresComponent,
     RedisComponent,
     RedisReplica,
@@ -111,7 +111,7 @@ __all__ = [
 ]
 
 
-C = TypeVar("C", PostgresComponent, RedisComponent, ConfigurationComponent)
+C = TypeVar("C", PostgresComponent, RedisComponent, ConfigurationComponent, EnclaveComponent)
 
 
 class Plan(Frozen):
@@ -166,6 +166,10 @@ class Plan(Frozen):
     def configuration(self, name: str | None = None) -> tuple[str, ConfigurationComponent]:
         """Give the named configuration component, or the only one, with its name; PreconditionError otherwise."""
         return self._one(ConfigurationComponent, "configuration", name)
+
+    def enclave(self, name: str | None = None) -> tuple[str, EnclaveComponent]:
+        """Give the named enclave component, or the plan's only one, with its name; PreconditionError otherwise."""
+        return self._one(EnclaveComponent, "enclave", name)
 
     def _one(self, wanted: type[C], kind: str, name: str | None) -> tuple[str, C]:
         known = {n: c for n, c in self.components.items() if isinstance(c, wanted)}

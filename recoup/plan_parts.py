@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from recoup.plan_chain import ChainComponent, ContractComponent
+from recoup.plan_enclave import EnclaveComponent
 from recoup.plan_words import ComponentBase, Count, Duration, Name, Number, Port, Secret, Size, Text, UrlPath
 from recoup.records import Frozen
 
@@ -120,16 +121,6 @@ class ServiceComponent(ComponentBase):
     port: Port | None = None
     health: UrlPath | None = None
     roll_back: bool = False
-
-
-class EnclaveComponent(ComponentBase):
-    """Intel SGX enclaves. Sealed data does not travel, so recovery means attestation, then provisioning anew."""
-
-    kind: Literal["enclave"] = "enclave"
-    service: Text | None = None
-    mrsigner: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
-    mrenclave: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
-    simulation: bool = False
 
 
 class ConfigurationComponent(ComponentBase):

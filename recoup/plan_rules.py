@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 from recoup.plan_chain import ContractComponent
 from recoup.plan_contract_rules import contracts_can_be_proven
+from recoup.plan_enclave_rules import RULES as ENCLAVE_RULES
 from recoup.plan_parts import BackupPolicy, Component, ConfigurationComponent, PostgresComponent, RedisComponent
 from recoup.plan_text import Place, Problem
 from recoup.plan_words import write_duration
@@ -378,6 +379,7 @@ RULES: tuple[Rule, ...] = (
     checklist_is_whole,
     follow_ups_have_owners,
     escalation_is_consecutive,
+    *ENCLAVE_RULES,
 )
 
 

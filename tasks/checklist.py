@@ -16,6 +16,7 @@ from recoup.report import checklist_counts
 from recoup.stacks import Stack
 from tasks.checklist_access import authentication_works, certificates_are_valid, endpoints_answer
 from tasks.checklist_chain import chains_answer, contracts_respond
+from tasks.checklist_enclave import enclaves_attested
 from tasks.checklist_found import Found, unproven
 from tasks.checklist_monitoring import monitoring_is_active
 from tasks.checklist_services import health_checks, logs_flow, services_running
@@ -37,6 +38,7 @@ LOOKS: dict[str, Look] = {
     "logs": logs_flow,
     "backups": backups_run,
     "certificates": certificates_are_valid,
+    "enclaves-attested": enclaves_attested,
 }
 
 

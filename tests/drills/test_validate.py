@@ -26,7 +26,7 @@ from tests.drills.validated import BREAKS, Validated, behind_a_front, lose_the_b
 
 @pytest.fixture(scope="module")
 def whole(state: Path) -> Iterator[Validated]:
-    """Give a sandbox in which all twelve items pass; each test mends what it broke."""
+    """Give a sandbox in which all items pass; each test mends what it broke."""
     made = create("process")
     try:
         with behind_a_front(made) as whole:
@@ -46,7 +46,7 @@ def test_every_item_passes_on_a_healthy_platform(whole: Validated) -> None:
     found = go_through(whole.plan, whole.stack)
     assert outcomes(found) == dict.fromkeys(LOOKS, Outcome.PASSED), [i for i in found.items if i.seen]
     assert found.passed
-    assert str(found) == "12 passed"
+    assert str(found) == "13 passed"
     assert all(item.seen and item.took is not None for item in found.items)
 
 
@@ -70,18 +70,18 @@ def test_what_is_not_there_is_unproven_and_never_passed(whole: Validated, capsys
     assert run(["validate", "--plan", str(whole.directory / "plan.yaml"), "--json"]) == 1
     items = {one["check"]: one for one in json.loads(capsys.readouterr().out)["items"]}
     unproven = {check for check, one in items.items() if one["outcome"] == "unproven"}
-    assert unproven == {"monitoring"}
+    assert unproven == {"monitoring", "enclaves-attested"}
     assert {one["outcome"] for check, one in items.items() if check not in unproven} == {"passed"}
     assert "platform.monitoring" in items["monitoring"]["seen"]
 
 
 def test_the_command_is_0_only_when_all_passed(whole: Validated, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["validate", "--plan", str(whole.file)]) == 0
-    assert "12 passed" in capsys.readouterr().out
+    assert "13 passed" in capsys.readouterr().out
     with contextmanager(lose_the_backups)(whole):
         assert run(["validate", "--plan", str(whole.file)]) == 1
     shown = capsys.readouterr().out
-    assert "11 passed, 1 failed" in shown
+    assert "12 passed, 1 failed" in shown
     assert "redis: there is no good set" in shown
 
 

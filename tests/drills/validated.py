@@ -13,24 +13,28 @@ from pathlib import Path
 
 import httpx
 import psycopg
+import pytest
 
+from recoup import env_file
 from recoup.catalog import Repository
-from recoup.plan import ChainComponent, Endpoint, Monitoring, Plan, load_plan
+from recoup.plan import ChainComponent, EnclaveComponent, Endpoint, Monitoring, Plan, load_plan
 from recoup.secrets import resolve
 from recoup.stacks import Health
 from recoup.stacks.process import ProcessStack
 from recoup.stacks.process_spec import Probe, ServiceSpec, StackSpec
+from tasks import enclave_quote
 from tasks.postgres import Server
 from tasks.redis_server import RedisServer
 from tasks.sandbox import Sandbox
 from tasks.sandbox_certificate import Authority
-from tasks.sandbox_process import free_ports
+from tasks.sandbox_process import ENV_FILE, free_ports
 from tasks.smoke import Door
+from tests.enclave_platform import Processor, enclave_data, enclave_service
 from tests.rpc_proxy import Way, changed, way_to
 from tests.stack_behaviour import eventually
 from tests.web import answering, serving, tls_of
 
-MAILER = "mailer"
+MAILER, VAULT = "mailer", "vault"
 N3 = "neo-n3"
 Break = Callable[["Validated"], Iterator[None]]
 
@@ -78,6 +82,7 @@ class Validated:
     prometheus: Prometheus
     authority: Authority
     tls: ssl.SSLContext
+    processor: Processor
 
     def token(self) -> str:
         door = Door.of(self.plan, self.stack)
@@ -101,10 +106,12 @@ class Validated:
 
 @contextmanager
 def behind_a_front(sandbox: Sandbox) -> Iterator[Validated]:
-    """Give the sandbox with a mailer, a TLS front, a way to the Neo N3 node and a Prometheus while the block runs."""
+    """Give the sandbox with a mailer, an enclave, a TLS front, a way to the Neo N3 node, a Prometheus."""
     plan = load_plan(sandbox.plan)
     directory = sandbox.directory
+    environment = directory / ENV_FILE
     stack = _with_mailer(directory)
+    processor = Processor()
     host, inner = stack.endpoint("api-gateway", 8080)
     front, prometheus = Front(f"http://{host}:{inner}"), Prometheus()
     authority = Authority.make("the tests' own")
@@ -118,13 +125,18 @@ def behind_a_front(sandbox: Sandbox) -> Iterator[Validated]:
         watcher = f"http://127.0.0.1:{opened.enter_context(serving(answering(prometheus.answer)))}"
         gateway = plan.platform.gateway.model_copy(update={"url": door, "ca": directory / "front-ca.pem"})
         own = {"gateway": gateway, "address": door, "monitoring": Monitoring(prometheus=watcher)}
+        env_file.write(environment, env_file.changed(env_file.read(environment), {chain.variable: node.url}))
         by_way = chain.model_copy(update={"endpoints": (Endpoint(url=node.url),)})
+        quotes = f"http://127.0.0.1:{opened.enter_context(serving(answering(processor.reply)))}"
+        stack, enclave = _with_enclave(directory, quotes, processor)
+        opened.enter_context(pytest.MonkeyPatch.context()).setattr(enclave_quote, "ROOT", processor.hardware.root)
         components = {**plan.components, N3: by_way}
+        components |= {name: enclave for name, one in components.items() if isinstance(one, EnclaveComponent)}
         platform = plan.platform.model_copy(update=own)
         made = plan.model_copy(update={"platform": platform, "components": components})
         file = directory / "validated.yaml"
         file.write_text(made.dump_yaml(), encoding="utf-8")
-        yield Validated(made, file, stack, directory, front, node, prometheus, authority, tls)
+        yield Validated(made, file, stack, directory, front, node, prometheus, authority, tls, processor)
 
 
 def stop_a_service(at: Validated) -> Iterator[None]:
@@ -215,6 +227,12 @@ def let_the_certificate_run_out(at: Validated) -> Iterator[None]:
     at.certify(timedelta(days=90))
 
 
+def run_another_enclave(at: Validated) -> Iterator[None]:
+    at.processor.quote = lambda nonce: at.processor.hardware.quote(nonce, mrsigner=bytes(32))
+    yield
+    at.processor.quote = None
+
+
 BREAKS: dict[str, tuple[Break, str]] = {
     "services-running": (stop_a_service, "not running: mailer"),
     "health-checks": (lose_health, "mailer is unhealthy"),
@@ -227,14 +245,13 @@ BREAKS: dict[str, tuple[Break, str]] = {
     "monitoring": (lose_a_target, "api-gateway:8080/metrics is down: connection refused"),
     "logs": (lose_the_log, "no line of it is in its log"),
     "backups": (lose_the_backups, "redis: there is no good set"),
+    "enclaves-attested": (run_another_enclave, "enclaves: MRSIGNER: " + "00" * 32),
     "certificates": (let_the_certificate_run_out, "12 days left, fewer than 14"),
 }
 
 
 def _with_mailer(directory: Path) -> ProcessStack:
     """Add a service that nothing depends on: it has a health of its own, a file that is there."""
-    file = directory / "stack.json"
-    spec = StackSpec.model_validate_json(file.read_bytes())
     home = directory / "services" / MAILER
     home.mkdir()
     (home / "health").touch()
@@ -247,8 +264,24 @@ def _with_mailer(directory: Path) -> ProcessStack:
         listens=port,
         health=Probe(kind="http", path="/health", grace=0.5),
     )
-    file.write_text(spec.model_copy(update={"services": (*spec.services, mailer)}).model_dump_json(), encoding="utf-8")
+    return _with(directory, mailer)
+
+
+def _with_enclave(directory: Path, quotes: str, processor: Processor) -> tuple[ProcessStack, EnclaveComponent]:
+    """Add a service with an enclave whose quotes are the processor's; gives what the plan says of it."""
+    (port,) = free_ports(1)
+    (directory / "collateral.json").write_text(processor.hardware.collateral(), encoding="utf-8")
+    data = {key: value for key, value in enclave_data(directory, port).items() if key not in ("provision", "self_test")}
+    stack = _with(directory, enclave_service(directory, VAULT, port, quotes))
+    return stack, EnclaveComponent.model_validate(data)
+
+
+def _with(directory: Path, service: ServiceSpec) -> ProcessStack:
+    file = directory / "stack.json"
+    spec = StackSpec.model_validate_json(file.read_bytes())
+    more = spec.model_copy(update={"services": (*spec.services, service)})
+    file.write_text(more.model_dump_json(), encoding="utf-8")
     stack = ProcessStack.open(directory)
-    stack.start(MAILER)
-    eventually("the mailer is healthy", lambda: stack.state(MAILER).health is Health.HEALTHY)
+    stack.start(service.name)
+    eventually(f"the {service.name} is healthy", lambda: stack.state(service.name).health is Health.HEALTHY)
     return stack

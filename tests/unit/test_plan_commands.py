@@ -22,7 +22,7 @@ def run(*argv: str, env: dict[str, str] | None = None) -> str:
 
 
 def test_check_says_what_the_plan_holds() -> None:
-    assert run("check").startswith("plan ok: 10 components, 5 scenarios, 10 drills, 12 checklist items")
+    assert run("check").startswith("plan ok: 10 components, 5 scenarios, 10 drills, 13 checklist items")
 
 
 def test_the_plan_is_named_by_argument_option_or_environment(tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ BROKEN = {
     "item without check": (drop("checklist", 3, "check"), "checklist[3].check", "Redis connectivity verified"),
     "item twice": (
         lambda d: d["checklist"].append(dict(d["checklist"][0])),
-        "checklist[12].item",
+        "checklist[13].item",
         "is there twice",
     ),
     "request after a later one": (
