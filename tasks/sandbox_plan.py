@@ -119,16 +119,11 @@ def _own(component: Component, directory: Path, stack: Stack, policy: WalPolicy 
     if isinstance(component, ServiceComponent):
         return component.model_copy(update={"container": None})
     if isinstance(component, ChainComponent):
-<<<<<<< HEAD
         return component.model_copy(update={"endpoints": _endpoints(component, stack)})
-=======
-        host, port = stack.endpoint(_NODES[component.protocol], HTTP_PORT)
-        return component.model_copy(update={"endpoints": (Endpoint(url=f"http://{host}:{port}"),)})
     if isinstance(component, ContractComponent):
         pinned = yaml.safe_load(_CONTRACTS.read_text(encoding="utf-8"))
         contracts = tuple(PinnedContract.model_validate(one) for one in pinned)
         return component.model_copy(update={"contracts": contracts})
->>>>>>> 0fb4f66 (Prove the plan's contracts: each is what was pinned and responds, or what was expected and seen is said)
     if isinstance(component, ConfigurationComponent):
         return make_configuration(component, directory)
     return component
