@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-from recoup.errors import PreconditionError
-from recoup.plan import ChainComponent, ComposeSite, Plan
+from recoup.plan import ChainComponent, Plan
 from recoup.records import Check, Outcome
-from recoup.secrets import resolve
 from recoup.stacks import Stack
+from tasks.chain import address_of
+from tasks.chain_switch import chains_of, endpoint_in_use
 from tasks.checklist_found import PATIENCE, Found, failed, passed, together
 from tasks.contract import prove
 from tasks.rpc import RpcError, ask, member, number
@@ -17,36 +14,17 @@ from tasks.rpc import RpcError, ask, member, number
 
 def chains_answer(plan: Plan, stack: Stack) -> Found:
     """The endpoint in use of each chain tells the plan's network and a height."""
-    return together((_chain(plan, name, chain) for name, chain in _chains(plan)), "the plan has no chain")
+    return together((_chain(stack, name, one) for name, one in chains_of(plan).items()), "the plan has no chain")
 
 
 def contracts_respond(plan: Plan, stack: Stack) -> Found:
     """Each pinned contract is what it was pinned as, and its call gives what is expected, by the endpoint in use."""
-    checks = prove(plan, endpoints_in_use(plan), PATIENCE)
-    return together(map(_found, checks), "no contract is pinned in the plan: nothing to ask for")
+    in_use = {name: endpoint_in_use(stack, chain) for name, chain in chains_of(plan).items()}
+    return together(map(_found, prove(plan, in_use, PATIENCE)), "no contract is pinned in the plan: nothing to ask for")
 
 
-def endpoints_in_use(plan: Plan) -> dict[str, str]:
-    """Give the endpoint in use of each chain, by the chain's name."""
-    return {name: endpoint_in_use(plan, chain) for name, chain in _chains(plan)}
-
-
-def endpoint_in_use(plan: Plan, chain: ChainComponent) -> str:
-    """Give the endpoint that the deployed variable names, else the plan's first."""
-    site = plan.platform.stack
-    if isinstance(site, ComposeSite) and site.env_file is not None:
-        try:
-            set_to = resolve(f"dotenv:{Path(site.env_file).absolute()}#{chain.variable}").get_secret_value()
-        except PreconditionError:
-            return chain.endpoints[0].url
-        # One that only the containers know could not be asked from here.
-        if any(set_to == one.url for one in chain.endpoints):
-            return set_to
-    return chain.endpoints[0].url
-
-
-def _chain(plan: Plan, name: str, chain: ChainComponent) -> Found:
-    url = endpoint_in_use(plan, chain)
+def _chain(stack: Stack, name: str, chain: ChainComponent) -> Found:
+    url = address_of(chain, endpoint_in_use(stack, chain))
     network, height = ("eth_chainId", "eth_blockNumber") if chain.protocol == "evm" else ("getversion", "getblockcount")
     try:
         told = ask(url, network, deadline=PATIENCE)
@@ -62,7 +40,3 @@ def _chain(plan: Plan, name: str, chain: ChainComponent) -> Found:
 def _found(check: Check) -> Found:
     said = f"{check.seen}, expected {check.expected}" if check.outcome is Outcome.FAILED else check.seen
     return Found(check.outcome, f"{check.name}: {said}")
-
-
-def _chains(plan: Plan) -> Iterator[tuple[str, ChainComponent]]:
-    return ((name, one) for name, one in plan.components.items() if isinstance(one, ChainComponent))

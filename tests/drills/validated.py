@@ -15,11 +15,12 @@ import httpx
 import psycopg
 
 from recoup.catalog import Repository
-from recoup.plan import ChainComponent, Endpoint, Monitoring, Plan, load_plan
+from recoup.plan import ChainComponent, Monitoring, Plan, load_plan
 from recoup.secrets import resolve
 from recoup.stacks import Health
 from recoup.stacks.process import ProcessStack
 from recoup.stacks.process_spec import Probe, ServiceSpec, StackSpec
+from tasks.chain import reached_at
 from tasks.postgres import Server
 from tasks.redis_server import RedisServer
 from tasks.sandbox import Sandbox
@@ -114,11 +115,13 @@ def behind_a_front(sandbox: Sandbox) -> Iterator[Validated]:
         door = f"https://127.0.0.1:{opened.enter_context(serving(answering(front.answer), tls))}"
         chain = plan.components[N3]
         assert isinstance(chain, ChainComponent)
-        node = opened.enter_context(way_to(chain.endpoints[0].url))
+        node = opened.enter_context(way_to(reached_at(chain.endpoints[0])))
         watcher = f"http://127.0.0.1:{opened.enter_context(serving(answering(prometheus.answer)))}"
         gateway = plan.platform.gateway.model_copy(update={"url": door, "ca": directory / "front-ca.pem"})
         own = {"gateway": gateway, "address": door, "monitoring": Monitoring(prometheus=watcher)}
-        by_way = chain.model_copy(update={"endpoints": (Endpoint(url=node.url),)})
+        by_way = chain.model_copy(
+            update={"endpoints": (chain.endpoints[0].model_copy(update={"from_host": node.url}),)}
+        )
         components = {**plan.components, N3: by_way}
         platform = plan.platform.model_copy(update=own)
         made = plan.model_copy(update={"platform": platform, "components": components})
