@@ -36,7 +36,7 @@ from tasks.service_data import check_stores
 from tasks.service_look import depends_on
 from tasks.smoke import check_as_user
 
-USER_DEADLINE = timedelta(seconds=60)
+USER_DEADLINE = timedelta(seconds=30)
 
 
 class BlockchainRecovery(Outage):

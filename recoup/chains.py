@@ -94,7 +94,8 @@ class ChainSeen(Frozen):
             return f"{self.chain}: {self.in_use} is healthy"
         others = [one for one in self.endpoints if one.url != self.in_use]
         healthy = sum(one.healthy for one in others)
-        return f"{self.chain}: {self.current or 'no endpoint is in use'}; {healthy} of {len(others)} others are healthy"
+        left = f"{healthy} of {len(others)} others are healthy" if others else "there is no other"
+        return f"{self.chain}: {self.current or 'no endpoint is in use'}; {left}"
 
 
 class Choice(Frozen):

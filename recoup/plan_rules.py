@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from recoup.plan_chain import ContractComponent
+from recoup.plan_chain_rules import chains_can_be_switched
 from recoup.plan_contract_rules import contracts_can_be_proven
 from recoup.plan_enclave_rules import RULES as ENCLAVE_RULES
 from recoup.plan_parts import BackupPolicy, Component, ConfigurationComponent, PostgresComponent, RedisComponent
@@ -375,6 +376,7 @@ RULES: tuple[Rule, ...] = (
     recipients_are_keys,
     standbys_can_be_judged,
     releases_can_be_made,
+    chains_can_be_switched,
     contracts_can_be_proven,
     checklist_is_whole,
     follow_ups_have_owners,

@@ -77,6 +77,11 @@ def reached_at(endpoint: Endpoint) -> str:
     return endpoint.from_host or endpoint.url
 
 
+def address_of(chain: ChainComponent, url: str) -> str:
+    """Give the address by which this machine reaches what the services are told as ``url``."""
+    return next((reached_at(one) for one in chain.endpoints if one.url == url), url)
+
+
 async def _look_at_all(chains: Mapping[str, tuple[ChainComponent, str]]) -> tuple[ChainSeen, ...]:
     async with connection() as client:
         return tuple(await asyncio.gather(*(_chain(client, name, *one) for name, one in chains.items())))

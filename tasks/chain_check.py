@@ -23,6 +23,8 @@ from tasks.smoke_requests import json_object
 from tasks.step import note, step
 
 _PAUSE = 0.25
+# For how long no height at all is waited for.
+SAID_NOTHING = timedelta(seconds=15)
 
 
 class ChainsChecked(Frozen):
@@ -96,6 +98,7 @@ def _risen(
     ask: Callable[[], int | str], name: str, chain: ChainComponent, endpoint: EndpointSeen | None
 ) -> tuple[Outcome, str]:
     until = time.monotonic() + chain.max_age.total_seconds()
+    silent = time.monotonic() + SAID_NOTHING.total_seconds()
     first: int | None = None
     while True:
         height = ask()
@@ -108,6 +111,8 @@ def _risen(
                 return Outcome.FAILED, f"users are told {first}, and the endpoint is only at {known}"
             if height > first:
                 return Outcome.PASSED, f"users were told {first}, then {height}"
+        elif time.monotonic() > silent:
+            return Outcome.FAILED, height
         if time.monotonic() > until:
             last = f"it stayed at {height}" if isinstance(height, int) else height
             return Outcome.FAILED, f"no new block within {chain.max_age.total_seconds():.0f} s: {last}"

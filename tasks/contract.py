@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from recoup.plan import Plan
-from recoup.plan_chain import ChainComponent, ContractComponent, PinnedContract, Protocol
+from recoup.plan_chain import ChainComponent, ContractComponent, PinnedContract
 from recoup.records import Check, Frozen, Outcome, Subject
 from tasks import contract_evm, contract_n3
+from tasks.chain import address_of
 from tasks.rpc import Asked, RpcError, connection
 from tasks.step import step
 
@@ -36,11 +37,11 @@ class ContractsSeen(Frozen):
 
 @dataclass(frozen=True)
 class Pinned:
-    """A contract, the name of its chain, and what that chain speaks."""
+    """A contract, and its chain."""
 
     contract: PinnedContract
     chain: str
-    protocol: Protocol
+    component: ChainComponent
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ def check_contracts(plan: Plan, endpoints: Mapping[str, str]) -> ContractsSeen:
 def prove(plan: Plan, endpoints: Mapping[str, str], patience: timedelta = PATIENCE) -> tuple[Check, ...]:
     """Look at every pinned contract of the chains in ``endpoints``, all at the same time, and give two checks of each.
 
+    ``endpoints`` has, by the name of the chain, the URL that the services are told, or any other.
     Failed: it is missing, differs from a pin, ends in FAULT, is reverted, or answers otherwise than expected.
     Unproven: its node did not answer within ``patience``, or in a way that cannot be read; or nothing is pinned
     that would show it. Contracts of other chains are left out.
@@ -75,7 +77,7 @@ def pinned_in(plan: Plan) -> Iterator[Pinned]:
                 chain = plan.components.get(name) if name else None
                 # The plan's rules let none be without one.
                 if name and isinstance(chain, ChainComponent):
-                    yield Pinned(contract, name, chain.protocol)
+                    yield Pinned(contract, name, chain)
 
 
 async def _prove(pinned: list[Pinned], endpoints: Mapping[str, str], patience: timedelta) -> tuple[Check, ...]:
@@ -84,7 +86,7 @@ async def _prove(pinned: list[Pinned], endpoints: Mapping[str, str], patience: t
     async with connection() as client:
 
         async def one(of: Pinned) -> tuple[Check, ...]:
-            ask = Asked(client, endpoints[of.chain], patience)
+            ask = Asked(client, address_of(of.component, endpoints[of.chain]), patience)
             looks = {"it is what was pinned": _unchanged, "it responds": _responds}
             found = []
             for what, look in looks.items():
@@ -112,11 +114,11 @@ async def _prove(pinned: list[Pinned], endpoints: Mapping[str, str], patience: t
 
 
 async def _unchanged(ask: Asked, of: Pinned) -> _Seen:
-    return await (_unchanged_n3 if of.protocol == "neo-n3" else _unchanged_evm)(ask, of.contract)
+    return await (_unchanged_n3 if of.component.protocol == "neo-n3" else _unchanged_evm)(ask, of.contract)
 
 
 async def _responds(ask: Asked, of: Pinned) -> _Seen:
-    return await (_responds_n3 if of.protocol == "neo-n3" else _responds_evm)(ask, of.contract)
+    return await (_responds_n3 if of.component.protocol == "neo-n3" else _responds_evm)(ask, of.contract)
 
 
 async def _unchanged_n3(ask: Asked, pinned: PinnedContract) -> _Seen:

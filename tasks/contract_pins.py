@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from datetime import timedelta
 
 from recoup.errors import RecoveryError
 from recoup.plan import Plan
 from recoup.plan_chain import Invocation, Parameter, PinnedContract, PinnedImplementation
 from tasks import contract_evm, contract_n3
+from tasks.chain import reached_at
 from tasks.contract import PATIENCE, Pinned, pinned_in
 from tasks.rpc import Asked, connection
 
 
-def pins_now(plan: Plan, endpoints: Mapping[str, str], patience: timedelta = PATIENCE) -> tuple[PinnedContract, ...]:
+def pins_now(plan: Plan, patience: timedelta = PATIENCE) -> tuple[PinnedContract, ...]:
     """Give each contract of the plan with everything pinned as its chain has it now, the answer to its call too.
 
+    The first endpoint of each chain is asked.
     Raises RecoveryError where a contract is missing, refuses its call, or its node does not answer.
     """
 
     async def read() -> tuple[PinnedContract, ...]:
         async with connection() as client:
-            return tuple([await _pins(Asked(client, endpoints[one.chain], patience), one) for one in pinned_in(plan)])
+            return tuple(
+                [
+                    await _pins(Asked(client, reached_at(one.component.endpoints[0]), patience), one)
+                    for one in pinned_in(plan)
+                ]
+            )
 
     return asyncio.run(read())
 
 
 async def _pins(ask: Asked, of: Pinned) -> PinnedContract:
     pinned = of.contract.model_copy(update={"chain": of.chain})
-    return await (_pins_n3 if of.protocol == "neo-n3" else _pins_evm)(ask, pinned)
+    return await (_pins_n3 if of.component.protocol == "neo-n3" else _pins_evm)(ask, pinned)
 
 
 async def _pins_n3(ask: Asked, pinned: PinnedContract) -> PinnedContract:

@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import recoup
-from recoup.plan import ContractComponent, Plan, load_plan
+from recoup.plan import ChainComponent, ContractComponent, Endpoint, Plan, load_plan
 from recoup.plan_chain import PinnedContract
 from recoup.records import Check, Outcome
 from tasks.contract import prove
@@ -23,6 +23,16 @@ def pinning(*contracts: PinnedContract) -> Plan:
     assert isinstance(component, ContractComponent)
     pinned = component.model_copy(update={"contracts": contracts})
     return _PLAN.model_copy(update={"components": {**_PLAN.components, "contracts": pinned}})
+
+
+def asking(plan: Plan, **endpoints: str) -> Plan:
+    """Give the plan with one endpoint for each of these chains, - written as _."""
+    components = dict(plan.components)
+    for name, url in endpoints.items():
+        chain = components[name.replace("_", "-")]
+        assert isinstance(chain, ChainComponent)
+        components[name.replace("_", "-")] = chain.model_copy(update={"endpoints": (Endpoint(url=url),)})
+    return plan.model_copy(update={"components": components})
 
 
 def looked_at(

@@ -238,7 +238,7 @@ BREAKS: dict[str, tuple[Break, str]] = {
     "health-checks": (lose_health, "mailer is unhealthy"),
     "database-connectivity": (hold_the_table, "statement timeout"),
     "redis-connectivity": (forbid_deletion, "no permissions"),
-    "chain-rpc": (change_the_network, "is of network 894710606, not 860833102"),
+    "chain-rpc": (change_the_network, "is on network 894710606, not 860833102"),
     "contracts-responding": (lose_the_contracts, "service-token on neo-n3: it is what was pinned: there is none"),
     "authentication": (let_everybody_in, "without a login gave status 404"),
     "api-endpoints": (lose_a_path, "1 of 8 requests did not pass; gateway: height of Neo X: status 502"),

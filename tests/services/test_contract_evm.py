@@ -16,7 +16,7 @@ from tasks.contract_evm import IMPLEMENTATION_SLOT
 from tasks.contract_pins import pins_now
 from tasks.rpc import Json
 from tests.anvil import EvmNode, evm_node
-from tests.pinned import X, looked_at, outcomes, pinning
+from tests.pinned import X, asking, looked_at, outcomes, pinning
 from tests.rpc_proxy import Fault, Way, way_to
 
 HURRIED = timedelta(seconds=1)
@@ -207,6 +207,6 @@ def test_contracts_of_a_chain_that_is_not_asked_for_are_left_out(node: EvmNode) 
 def test_the_pins_of_now_are_what_passes(node: EvmNode) -> None:
     good = proxied(node)
     blank = PinnedContract(name="proxy", chain=X, hash=good.hash, call=EvmCall(data=DECIMALS, result="0x"))
-    (pinned,) = pins_now(pinning(blank), {X: node.url})
+    (pinned,) = pins_now(asking(pinning(blank), neo_x=node.url))
     assert pinned == good.model_copy(update={"chain": X})
     assert outcomes(looked_at(pinned, {X: node.url})) == [PASSED, PASSED]

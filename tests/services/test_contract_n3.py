@@ -17,7 +17,7 @@ from recoup.records import Outcome
 from tasks.contract import check_contracts, prove
 from tasks.contract_pins import pins_now
 from tasks.rpc import Json, ask
-from tests.pinned import N3, X, looked_at, outcomes, pinning
+from tests.pinned import N3, X, asking, looked_at, outcomes, pinning
 from tests.rpc_proxy import Fault, Way, changed, way_to
 from tests.stand_in import stand_in
 
@@ -49,7 +49,7 @@ def test_the_sandboxes_contracts_are_what_its_plans_pin(backups: str) -> None:
     seen = check_contracts.fn(pinning(*ALL), {N3: f"{backups}/n3/2", X: f"{backups}/x/1"})
     assert outcomes(seen.checks) == [PASSED] * 8, seen
     blank = [one.model_copy(update={"checksum": None, "manifest": None, "updates": None}) for one in ALL]
-    assert pins_now(pinning(*blank), {N3: f"{backups}/n3/1", X: f"{backups}/x/2"}) == ALL
+    assert pins_now(asking(pinning(*blank), neo_n3=f"{backups}/n3/1", neo_x=f"{backups}/x/2")) == ALL
 
 
 def test_each_pin_that_differs_is_told_with_expected_and_seen(way: Way) -> None:
@@ -94,7 +94,7 @@ def test_a_contract_that_is_not_there_has_failed(way: Way) -> None:
     unchanged, responds = looked_at(TOKEN, {N3: way.url})
     assert (unchanged.outcome, responds.outcome) == (FAILED, UNPROVEN)
     with pytest.raises(RecoveryError, match="there is no contract"):
-        pins_now(pinning(TOKEN), {N3: way.url})
+        pins_now(asking(pinning(TOKEN), neo_n3=way.url))
 
 
 def test_a_call_must_halt_with_the_expected_stack(way: Way) -> None:
