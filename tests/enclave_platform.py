@@ -22,6 +22,7 @@ from recoup.stacks.process import ProcessStack
 from recoup.stacks.process_spec import Probe, ServiceSpec, StackSpec
 from tasks.enclave import Enclave
 from tasks.sandbox_process import free_ports
+from tasks.services import wait_for_services
 from tests.enclave_hardware import MRENCLAVE, MRSIGNER, PRODUCT, SVN, Hardware
 from tests.web import answering, serving
 
@@ -73,6 +74,7 @@ class EnclavePlatform:
         self.secret.write_bytes(SECRET)
         (self.directory / "services" / "vault" / "provisioned.json").unlink(missing_ok=True)
         self.stack.restart("vault")
+        wait_for_services(self.stack, ("vault",))
 
     def gives(self, quote: Callable[[bytes], bytes | int]) -> None:
         """Have the processor give what this makes of a nonce; a number is the status of an error."""
@@ -141,6 +143,7 @@ def enclave_platform(directory: Path) -> Iterator[EnclavePlatform]:
         try:
             stack.start("vault")
             stack.start("door")
+            wait_for_services(stack, ("vault", "door"))
             data = enclave_data(directory, enclave_port)
             yield EnclavePlatform(directory, processor, enclave_port, data, processor.hardware)
         finally:
