@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import httpx
 import yaml
 
 from flows.enclave import EnclaveRecovery, run_enclave_recovery
@@ -22,6 +23,7 @@ from recoup.stacks.process import ProcessStack
 from recoup.stacks.process_spec import Probe, ServiceSpec, StackSpec
 from tasks.enclave import Enclave
 from tasks.sandbox_process import free_ports
+from tasks.services import wait_for_services
 from tests.enclave_hardware import MRENCLAVE, MRSIGNER, PRODUCT, SVN, Hardware
 from tests.web import answering, serving
 
@@ -72,7 +74,15 @@ class EnclavePlatform:
         self.collateral.write_text(self.first.collateral(), encoding="utf-8")
         self.secret.write_bytes(SECRET)
         (self.directory / "services" / "vault" / "provisioned.json").unlink(missing_ok=True)
-        self.stack.restart("vault")
+        if not self._is_without_secret():
+            self.stack.restart("vault")
+            wait_for_services(self.stack, ("vault",))
+
+    def _is_without_secret(self) -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.port}/self-test", trust_env=False).status_code == 503
+        except httpx.HTTPError:
+            return False
 
     def gives(self, quote: Callable[[bytes], bytes | int]) -> None:
         """Have the processor give what this makes of a nonce; a number is the status of an error."""
@@ -141,6 +151,7 @@ def enclave_platform(directory: Path) -> Iterator[EnclavePlatform]:
         try:
             stack.start("vault")
             stack.start("door")
+            wait_for_services(stack, ("vault", "door"))
             data = enclave_data(directory, enclave_port)
             yield EnclavePlatform(directory, processor, enclave_port, data, processor.hardware)
         finally:

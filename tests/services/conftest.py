@@ -14,7 +14,9 @@ from pydantic import SecretStr
 from recoup.secrets import resolve
 from recoup.stacks import proctable
 from recoup.stacks.process import ProcessStack
+from tasks import enclave_quote
 from tasks.sandbox import Sandbox, create, destroy, sweep
+from tests.enclave_platform import EnclavePlatform, enclave_platform
 
 
 @pytest.fixture(scope="session")
@@ -58,3 +60,17 @@ def stack(sandbox: Sandbox) -> ProcessStack:
 @pytest.fixture(scope="session")
 def db_password(sandbox: Sandbox) -> SecretStr:
     return resolve(f"file:{sandbox.directory / 'secrets' / 'db_password'}")
+
+
+@pytest.fixture(scope="session")
+def enclaves(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EnclavePlatform]:
+    with enclave_platform(tmp_path_factory.mktemp("enclave")) as made:
+        yield made
+
+
+@pytest.fixture
+def platform(enclaves: EnclavePlatform, monkeypatch: pytest.MonkeyPatch) -> EnclavePlatform:
+    """Give a platform with an enclave as it is in the beginning: a sound processor, no secret in the enclave."""
+    enclaves.reset()
+    monkeypatch.setattr(enclave_quote, "ROOT", enclaves.first.root)
+    return enclaves
