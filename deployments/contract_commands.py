@@ -8,8 +8,6 @@ import yaml
 from deployments.options import PlanPath
 from recoup.errors import PreconditionError
 from recoup.plan import load_plan
-from recoup.stacks import open_stack
-from tasks.chain_switch import endpoints_from_here
 from tasks.contract_pins import pins_now
 
 contract = typer.Typer(no_args_is_help=True, help="Write down what the plan's contracts are now.")
@@ -24,11 +22,12 @@ def _contract() -> None:
 def contract_pins(plan: PlanPath) -> None:
     """Print the plan's contracts with everything pinned as the chains have it now, to be read before it is believed.
 
-    In the plan a contract needs its name and hash, and its call, where it has one, any expected answer.
-    Exit codes: 0 printed; 1 a contract is missing or refuses its call, a node does not answer; 2 none is in the plan.
+    The first endpoint of each chain is asked. In the plan a contract needs its name and hash, and its call, where it
+    has one, any expected answer. Exit codes: 0 printed; 1 a contract is missing or refuses its call, a node does not
+    answer; 2 none is in the plan.
     """
     loaded = load_plan(plan)
-    pinned = pins_now(loaded, endpoints_from_here(loaded, open_stack(loaded)))
+    pinned = pins_now(loaded)
     if not pinned:
         raise PreconditionError(
             "the plan has no contract",

@@ -25,7 +25,6 @@ from tasks.chain_switch import (
     chains_of,
     choose_endpoints,
     diagnose_chains,
-    endpoints_from_here,
     put_back,
     renew_service,
     switch_endpoints,
@@ -103,8 +102,7 @@ def _procedure(run: Run, names: tuple[str, ...], back: bool) -> None:
     if switched.after and (ill or set(checked.wrong) & {one.chain for one in chosen.switching}):
         _undo(run, switched, "; ".join((*(one.wrong for one in ill), *([str(checked)] if checked.wrong else []))))
     # 7 the contracts by those endpoints, and what the stores hold
-    here = endpoints_from_here(plan, run.stack, by_chain)
-    contracts = step("Prove the contracts", check_contracts, plan, here, fresh=True)
+    contracts = step("Prove the contracts", check_contracts, plan, by_chain, fresh=True)
     stores = step("Look at what the stores hold", check_stores, plan, run.stack, run.began, fresh=True)
     run.checks.extend((*checked.checks, *contracts.checks, *stores.checks, *user.checks))
     run.stores.extend((*stores.losses, *_of_contracts(plan, contracts, run.began)))

@@ -15,7 +15,7 @@ from recoup.places import note_file, write_note
 from recoup.plan import ChainComponent, Plan, service_of
 from recoup.records import Frozen, now
 from recoup.stacks import Stack
-from tasks.chain import look_at_chains, reached_at
+from tasks.chain import look_at_chains
 from tasks.service_look import settled
 from tasks.step import note, step
 
@@ -102,15 +102,9 @@ def endpoint_in_use(stack: Stack, chain: ChainComponent) -> str:
     return next((one for one in running if one), chain.endpoints[0].url)
 
 
-def endpoints_from_here(plan: Plan, stack: Stack, use: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Give where this machine reaches the endpoint in use of each chain, or the one to ``use``, by the chain's name."""
-    found = {}
-    for name, chain in chains_of(plan).items():
-        url = endpoint_in_use(stack, chain) if use is None else use.get(name)
-        if url:
-            listed = next((one for one in chain.endpoints if one.url == url), None)
-            found[name] = reached_at(listed) if listed else url
-    return found
+def endpoints_in_use(plan: Plan, stack: Stack) -> dict[str, str]:
+    """Give the endpoint in use of each chain, by the chain's name."""
+    return {name: endpoint_in_use(stack, chain) for name, chain in chains_of(plan).items()}
 
 
 def see_chains(plan: Plan, stack: Stack, names: tuple[str, ...] = ()) -> ChainsSeen:

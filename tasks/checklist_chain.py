@@ -6,7 +6,7 @@ from recoup.chains import ChainSeen
 from recoup.plan import Plan
 from recoup.records import Check, Outcome
 from recoup.stacks import Stack
-from tasks.chain_switch import endpoints_from_here, see_chains
+from tasks.chain_switch import endpoints_in_use, see_chains
 from tasks.checklist_found import PATIENCE, Found, failed, passed, together
 from tasks.contract import pinned_in, prove
 
@@ -18,7 +18,7 @@ def chains_answer(plan: Plan, stack: Stack) -> Found:
 
 def contracts_respond(plan: Plan, stack: Stack) -> Found:
     """Each pinned contract is what it was pinned as, and its call gives what is expected, by the endpoint in use."""
-    endpoints = endpoints_from_here(plan, stack) if any(pinned_in(plan)) else {}
+    endpoints = endpoints_in_use(plan, stack) if any(pinned_in(plan)) else {}
     checks = prove(plan, endpoints, PATIENCE)
     return together(map(_found, checks), "no contract is pinned in the plan: nothing to ask for")
 
