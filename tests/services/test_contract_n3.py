@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import recoup
+from deployments.cli import run
 from recoup.errors import RecoveryError
 from recoup.plan_chain import Invocation, Parameter, PinnedContract
 from recoup.records import Outcome
@@ -50,6 +51,24 @@ def test_the_sandboxes_contracts_are_what_its_plans_pin(backups: str) -> None:
     assert outcomes(seen.checks) == [PASSED] * 8, seen
     blank = [one.model_copy(update={"checksum": None, "manifest": None, "updates": None}) for one in ALL]
     assert pins_now(asking(pinning(*blank), neo_n3=f"{backups}/n3/1", neo_x=f"{backups}/x/2")) == ALL
+
+
+def test_the_command_prints_what_can_be_pinned(
+    backups: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blank = [one.model_copy(update={"checksum": None, "manifest": None, "code_hash": None}) for one in ALL]
+    file = tmp_path / "plan.yaml"
+    file.write_text(asking(pinning(*blank), neo_n3=f"{backups}/n3/1", neo_x=f"{backups}/x/1").dump_yaml())
+    assert run(["contract", "pins", "--plan", str(file)]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert tuple(PinnedContract.model_validate(one) for one in printed) == ALL
+    file.write_text(asking(pinning(*blank), neo_n3="http://127.0.0.1:9", neo_x=f"{backups}/x/1").dump_yaml())
+    assert run(["contract", "pins", "--plan", str(file)]) == 1
+    file.write_text(pinning().dump_yaml())
+    assert run(["contract", "pins", "--plan", str(file)]) == 2
+    said = capsys.readouterr()
+    assert (said.out, "Traceback" in said.err) == ("", False)
+    assert "the plan has no contract" in said.err
 
 
 def test_each_pin_that_differs_is_told_with_expected_and_seen(way: Way) -> None:
