@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from datetime import timedelta
 
 from pydantic import SecretStr
@@ -79,5 +80,5 @@ def _input(spec: Provisioning) -> tuple[bytes, tuple[str, ...]]:
 
 def _spellings(given: bytes) -> tuple[SecretStr, ...]:
     """Give what a program might call the secret when it complains."""
-    plain = given.decode("utf-8", "ignore")
-    return tuple(SecretStr(one) for one in (plain, given.hex(), given.hex().upper()) if one)
+    plain, base64 = given.decode("utf-8", "ignore"), b64encode(given).decode()
+    return tuple(SecretStr(one) for one in (plain, given.hex(), given.hex().upper(), base64) if one)

@@ -6,6 +6,7 @@ has one that was sealed elsewhere. ``provision PORT``: gives it what stands on s
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -57,7 +58,8 @@ def main(what: str, *more: str) -> int:
         ThreadingHTTPServer(("127.0.0.1", int(more[0])), Handler).serve_forever()
     given = sys.stdin.buffer.read()
     if what == "refuse":
-        print(f"cannot use {given.hex()}, nor {given.decode()}, nor {os.environ.get('TICKET')}", file=sys.stderr)
+        spelled = given.hex(), given.decode(), base64.b64encode(given).decode(), os.environ.get("TICKET")
+        print("cannot use", *spelled, file=sys.stderr)
         return 3
     told = {name: os.environ.get(name, "") for name in ("RECOUP_MRENCLAVE", "RECOUP_REPORT_DATA", "TICKET")}
     with open("provisioned.json", "a", encoding="utf-8") as log:
