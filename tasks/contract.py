@@ -144,11 +144,16 @@ async def _unchanged_evm(ask: Asked, pinned: PinnedContract) -> _Seen:
         there = state.implementation.code_hash if state.implementation else "none"
         pins["implementation's code"] = (_lower(wanted.code_hash), there)
     seen = _compared(pins)
-    if seen.outcome is Outcome.PASSED and state.points_to and pinned.implementation is None:
-        # The code of a proxy stays the same while what it does is exchanged.
+    if seen.outcome is not Outcome.PASSED:
+        return seen
+    # The code of a proxy stays the same while what it does is exchanged.
+    if state.points_to and pinned.implementation is None:
         said = f"it is a proxy to {state.points_to}, and no implementation is pinned"
-        return _Seen(Outcome.UNPROVEN, seen.expected, said)
-    return seen
+    elif state.beacon:
+        said = f"it does what the beacon {state.beacon} names, which cannot be pinned"
+    else:
+        return seen
+    return _Seen(Outcome.UNPROVEN, seen.expected, said)
 
 
 async def _responds_n3(ask: Asked, pinned: PinnedContract) -> _Seen:

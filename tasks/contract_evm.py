@@ -11,6 +11,7 @@ from tasks.rpc import Asked, RpcError, Trouble, data, text
 
 # https://eips.ethereum.org/EIPS/eip-1967
 IMPLEMENTATION_SLOT = "0x360894a13ba1a3210667c828492db98dca3e2076cc3735a920a3ca505d382bbc"
+BEACON_SLOT = "0xa3f0ad74e5423aebfd80d3ef4346578335a9a72aeaee59ff6cb3582b35133d50"
 # The first is geth's, the second was OpenEthereum's. For all but a revert there are only words, geth's of
 # core/vm/errors.go, and "EVM error …" of the Rust ones.
 _REVERTED = (3, -32015)
@@ -31,11 +32,15 @@ class Code:
 
 @dataclass(frozen=True)
 class EvmState:
-    """What is deployed, and where it is a proxy, the address in its slot and the code there, if any."""
+    """What is deployed, and where it is a proxy, the address in its slot and the code there, if any.
+
+    ``beacon`` is who names the implementation of a proxy that has none of its own.
+    """
 
     code_hash: str
-    points_to: str | None
-    implementation: Code | None
+    points_to: str | None = None
+    implementation: Code | None = None
+    beacon: str | None = None
 
 
 async def state_of(ask: Asked, address: str) -> EvmState | None:
@@ -43,13 +48,9 @@ async def state_of(ask: Asked, address: str) -> EvmState | None:
     own = await _code(ask, address)
     if own is None:
         return None
-    slot = text(await ask("eth_getStorageAt", address, IMPLEMENTATION_SLOT, "latest"), 32)
-    if slot is None:
-        raise RpcError(Trouble.NOT_RPC, ask.url, "eth_getStorageAt is answered with something else than 32 bytes")
-    target = "0x" + slot[-40:]
-    if target == _NONE:
-        return EvmState(own.code_hash, None, None)
-    return EvmState(own.code_hash, target, await _code(ask, target))
+    if target := await _address_in(ask, address, IMPLEMENTATION_SLOT):
+        return EvmState(own.code_hash, target, await _code(ask, target))
+    return EvmState(own.code_hash, beacon=await _address_in(ask, address, BEACON_SLOT))
 
 
 async def returned(ask: Asked, address: str, call: EvmCall) -> str | None:
@@ -64,6 +65,14 @@ async def returned(ask: Asked, address: str, call: EvmCall) -> str | None:
     if found is None:
         raise RpcError(Trouble.NOT_RPC, ask.url, "eth_call is answered with something else than bytes")
     return found
+
+
+async def _address_in(ask: Asked, address: str, slot: str) -> str | None:
+    found = text(await ask("eth_getStorageAt", address, slot, "latest"), 32)
+    if found is None:
+        raise RpcError(Trouble.NOT_RPC, ask.url, "eth_getStorageAt is answered with something else than 32 bytes")
+    there = "0x" + found[-40:]
+    return None if there == _NONE else there
 
 
 async def _code(ask: Asked, address: str) -> Code | None:

@@ -12,7 +12,7 @@ from recoup.plan_chain import EvmCall, PinnedContract, PinnedImplementation
 from recoup.records import Outcome, Subject
 from tasks import contract
 from tasks.contract import prove
-from tasks.contract_evm import IMPLEMENTATION_SLOT
+from tasks.contract_evm import BEACON_SLOT, IMPLEMENTATION_SLOT
 from tasks.contract_pins import pins_now
 from tasks.rpc import Json
 from tests.anvil import EvmNode, evm_node
@@ -131,6 +131,15 @@ def test_a_proxy_whose_implementation_nobody_pinned_is_unproven(node: EvmNode) -
     unchanged, responds = looked_at(unpinned, {X: node.url})
     assert (unchanged.outcome, responds.outcome) == (UNPROVEN, PASSED)
     assert "no implementation is pinned" in unchanged.seen
+
+
+def test_a_proxy_that_asks_a_beacon_is_unproven(node: EvmNode) -> None:
+    pinned = token(node)
+    node.ask("anvil_setStorageAt", pinned.hash, BEACON_SLOT, word(4711))
+    node.mine()
+    unchanged, responds = looked_at(pinned, {X: node.url})
+    assert (unchanged.outcome, responds.outcome) == (UNPROVEN, PASSED)
+    assert f"beacon 0x{4711:040x}" in unchanged.seen
 
 
 @pytest.mark.parametrize("code", [REVERTS, INVALID])

@@ -42,8 +42,8 @@ def test_a_good_way_changes_nothing(way: Way, node: EvmNode) -> None:
     [
         (Fault.CUT, Trouble.UNREACHABLE, ""),
         (Fault.CUT_HALF_WAY, Trouble.UNREACHABLE, ""),
-        (Fault.DEAF, Trouble.SILENT, "no answer to eth_chainId within 1 s"),
-        (Fault.DRIP, Trouble.SILENT, "no answer to eth_chainId within 1 s"),
+        (Fault.DEAF, Trouble.SILENT, "no answer to eth_chainId within 1.0 s"),
+        (Fault.DRIP, Trouble.SILENT, "no answer to eth_chainId within 1.0 s"),
         (Fault.TOO_MANY, Trouble.RATE_LIMITED, "status 429"),
         (Fault.LIMITED, Trouble.RATE_LIMITED, "error -32005: limit exceeded"),
         (Fault.HTML, Trouble.NOT_JSON, "status 200 and no JSON: <!DOCTYPE html>"),
