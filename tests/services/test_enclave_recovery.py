@@ -174,14 +174,14 @@ def test_a_run_that_was_killed_attests_anew(platform: EnclavePlatform, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(enclave_provision, "resolve", killed)
         with pytest.raises(KeyboardInterrupt):
-            platform.recover()
+            platform.recover(provision="always")
     platform.quotes(mrenclave=bytes(32))
-    record = platform.recover()
+    record = platform.recover(provision="always")
     assert record.run_id == platform.records()[-2].run_id
     assert record.verdict is Verdict.NOT_RECOVERED
     assert platform.provisioned == []
     platform.processor.quote = None
-    assert platform.recover().verdict is Verdict.RECOVERED
+    assert platform.recover(provision="always").verdict is Verdict.RECOVERED
 
 
 def test_an_enclave_that_unsealed_its_secrets_itself_is_given_nothing(platform: EnclavePlatform) -> None:
