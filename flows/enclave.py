@@ -90,7 +90,7 @@ def recover_secrets(run: Run, request: EnclaveRecovery, *, alone: bool = True) -
     # 2 a service that is down or gives no quote is started
     if found.condition in (Condition.DOWN, Condition.SILENT):
         act = start_services if found.condition is Condition.DOWN else restart_services
-        step("Start the enclave's service", act, run.stack, (enclave.service,), fresh=True)
+        step("Start the enclave's service", act, run.stack, (enclave.service,), name="start-enclave", fresh=True)
     # 3 attest, with a nonce of now: what an earlier attempt attested may be gone
     attested = step("Attest the enclave", attest_enclave, enclave, fresh=True)
     if not attested.accepted:
@@ -126,11 +126,12 @@ def preview(plan: Plan, request: EnclaveRecovery) -> tuple[str, ...]:
     component = attestable(plan, request.component or None)[0]
     enclave = Enclave.of(plan, open_stack(plan), component)
     found = look(enclave)
-    lines = [f"{enclave.component} is {found}"]
+    lines = [f"{enclave.component}: {found}"]
     if found.condition is Condition.REFUSED:
         return (*lines, "it would be given nothing")
     if found.condition in (Condition.DOWN, Condition.SILENT):
-        lines += [f"start {enclave.service}, ask it for a quote with a fresh nonce, and hold that against the plan"]
+        verb = "start" if found.condition is Condition.DOWN else "restart"
+        lines += [f"{verb} {enclave.service}, ask it for a quote with a fresh nonce, and hold that against the plan"]
     if request.provision is When.IF_NEEDED and found.condition is Condition.WELL:
         return (*lines, "nothing would be given to it; the gateway would be checked")
     provision = enclave.spec.provision

@@ -21,7 +21,7 @@ def _enclaves(plan: Plan, stack: Stack) -> Iterator[Found]:
         if not isinstance(spec, EnclaveComponent):
             continue
         if spec.service is None or spec.quote is None:
-            yield unproven(f"{name}: the plan does not say how it is attested (quote, mrenclave or mrsigner)")
+            yield unproven(f"{name}: the plan does not say how to attest it (quote, mrenclave or mrsigner)")
             continue
         enclave = Enclave.of(plan, stack, name)
         attested = attest(enclave)

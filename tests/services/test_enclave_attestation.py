@@ -14,7 +14,7 @@ import pytest
 from recoup.errors import RecoveryError
 from recoup.records import Outcome, Verdict
 from tasks import enclave_fetch, enclave_provision, enclave_quote
-from tasks.enclave import attest
+from tasks.enclave import attest, attest_enclave
 from tests.enclave_hardware import SVN, Hardware, simulated
 from tests.enclave_pccs import pccs
 from tests.enclave_platform import EnclavePlatform, named, not_passed
@@ -67,6 +67,19 @@ def test_what_is_not_proven_is_given_nothing(platform: EnclavePlatform, spoilt: 
     with pytest.raises(RecoveryError, match="given nothing"):
         enclave_provision.provision_enclave.fn(platform.asked(), attested)
     assert platform.provisioned == []
+
+
+def test_an_answer_without_end_is_cut_off(platform: EnclavePlatform) -> None:
+    platform.gives(lambda nonce: platform.processor.hardware.quote(nonce) + bytes(enclave_fetch.MOST_BYTES))
+    assert "is answered with more than 131072 bytes" in attest(platform.asked()).wrong
+
+
+def test_a_service_that_has_just_been_started_is_waited_for(platform: EnclavePlatform) -> None:
+    good = platform.processor.hardware.quote
+    platform.gives(lambda nonce: good(nonce) if len(platform.processor.nonces) > 3 else 503)
+    assert not attest(platform.asked()).accepted
+    assert attest_enclave.fn(platform.asked()).accepted
+    assert len(platform.processor.nonces) == 4
 
 
 def test_json_around_a_quote_is_read(platform: EnclavePlatform) -> None:

@@ -50,7 +50,8 @@ def test_a_dead_enclave_is_started_attested_and_only_then_provisioned(platform: 
     record = platform.recover()
     assert record.verdict is Verdict.RECOVERED
     names = [step.name for step in record.steps]
-    assert names.index("start-services") < names.index("attest-enclave") < names.index("provision-enclave")
+    assert names.index("start-enclave") < names.index("attest-enclave") < names.index("provision-enclave")
+    assert next(step.detail for step in record.steps if step.name == "start-enclave") == "vault"
     assert not_passed(record.checks) == {}
 
 
@@ -174,14 +175,14 @@ def test_a_run_that_was_killed_attests_anew(platform: EnclavePlatform, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(enclave_provision, "resolve", killed)
         with pytest.raises(KeyboardInterrupt):
-            platform.recover()
+            platform.recover(provision="always")
     platform.quotes(mrenclave=bytes(32))
-    record = platform.recover()
+    record = platform.recover(provision="always")
     assert record.run_id == platform.records()[-2].run_id
     assert record.verdict is Verdict.NOT_RECOVERED
     assert platform.provisioned == []
     platform.processor.quote = None
-    assert platform.recover().verdict is Verdict.RECOVERED
+    assert platform.recover(provision="always").verdict is Verdict.RECOVERED
 
 
 def test_an_enclave_that_unsealed_its_secrets_itself_is_given_nothing(platform: EnclavePlatform) -> None:
@@ -196,7 +197,7 @@ def test_an_enclave_that_unsealed_its_secrets_itself_is_given_nothing(platform: 
 
 def test_the_preview_changes_nothing_and_shows_what_would_run(platform: EnclavePlatform) -> None:
     lines = preview(platform.plan, EnclaveRecovery(plan=platform.file))
-    assert lines[0].startswith("vault is attested, but its self-test fails")
+    assert lines[0].startswith("vault: attested, but its self-test fails")
     assert str(STANDIN) in "\n".join(lines)
     assert f"file:{platform.secret}" in "\n".join(lines)
     assert SECRET.decode() not in "\n".join(lines)
@@ -255,7 +256,7 @@ def test_the_command_shows_first_what_it_would_do_and_ends_with_the_verdict(
     monkeypatch.setenv("RECOUP_STATE", str(platform.directory / "records"))
     asked = ["recover", "enclave", "--plan", str(platform.file)]
     assert run([*asked, "--dry-run"]) == 0
-    assert "vault is attested, but its self-test fails" in capsys.readouterr().out
+    assert "vault: attested, but its self-test fails" in capsys.readouterr().out
     assert platform.provisioned == []
     assert run([*asked, "--yes", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["verdict"] == "recovered"
