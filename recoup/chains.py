@@ -18,6 +18,8 @@ from recoup.records import Frozen
 AHEAD_OF_TIME = timedelta(minutes=1)
 # Of the calls to one endpoint, how many may fail.
 MOST_FAILED = 0.2
+# How many times faster than the blocks before them the blocks may come that one endpoint alone has.
+MOST_HASTE = 4
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Look:
     """What one endpoint said of itself; ``wrong`` is why it said too little to be judged.
 
     ``behind``: how many blocks it says itself are still missing. ``later`` is its height a moment afterwards,
-    ``common`` its hash of the block at the height that all are compared at.
+    ``common`` its block at the height that all are compared at.
     """
 
     endpoint: Endpoint
@@ -47,7 +49,7 @@ class Look:
     calls: int = 0
     failed: int = 0
     later: int | None = None
-    common: str = ""
+    common: Head | None = None
     trouble: tuple[str, ...] = field(default=())
 
 
@@ -114,24 +116,44 @@ class Choice(Frozen):
 def judge(chain: ChainComponent, looks: Sequence[Look], at: datetime) -> tuple[EndpointSeen, ...]:
     """Judge each endpoint by itself and against the others, in the order of the looks; ``at`` is when they were made.
 
-    An endpoint that does not speak for itself (wrong network, old head) has no say about the others.
+    An endpoint that does not speak for itself (wrong network, old head) has no say about the others, and neither has
+    one whose block 0 the others outvote.
     """
     alone = [_by_itself(chain, look, at) for look in looks]
     voices = [look for look, wrong in zip(looks, alone, strict=True) if not wrong]
     genesis = _genesis(chain, voices)
-    reasons = [[*wrong, *_against(chain, look, voices)] for look, wrong in zip(looks, alone, strict=True)]
-    forked = _forks([look for look, wrong in zip(looks, reasons, strict=True) if not wrong])
+    voices = [look for look in voices if look.endpoint.url not in genesis]
+    forked = _minority(
+        {look.endpoint.url: look.common.hash for look in voices if look.common}, "a block all should have"
+    )
+    reasons = [
+        (
+            *wrong,
+            *_against(chain, look, voices),
+            *genesis.get(look.endpoint.url, ()),
+            *forked.get(look.endpoint.url, ()),
+        )
+        for look, wrong in zip(looks, alone, strict=True)
+    ]
     return tuple(
-        _seen(look, at, (*wrong, *genesis.get(look.endpoint.url, ()), *forked.get(look.endpoint.url, ())))
+        _seen(look, at, wrong if wrong or look.common else ("does not give the block that all are compared by",))
         for look, wrong in zip(looks, reasons, strict=True)
     )
 
 
 def common_height(chain: ChainComponent, looks: Sequence[Look], at: datetime) -> int | None:
-    """Give the height at which all that speak for themselves are compared: the lowest head, less the depth."""
-    heads = [look.head.height for look in looks if look.head and not _by_itself(chain, look, at)]
-    near = [height for height in heads if not heads or median_low(heads) - height <= chain.max_lag_blocks]
-    return max(min(near) - chain.depth, 0) if near else None
+    """Give the height at which all that speak for themselves are compared: the lowest head, less the depth.
+
+    The lowest of those that agree about the height, where most do.
+    """
+    voices = [look for look in looks if not _by_itself(chain, look, at)]
+    outvoted = _genesis(chain, voices)
+    heights = [look.head.height for look in voices if look.head and look.endpoint.url not in outvoted]
+    if not heights:
+        return None
+    low = median_low(heights)
+    near = [one for one in heights if low - one <= chain.max_lag_blocks] if _agree(chain, heights) else heights
+    return max(min(near) - chain.depth, 0)
 
 
 def choose(name: str, seen: ChainSeen, left: Mapping[str, datetime], chain: ChainComponent, back: bool) -> Choice:
@@ -187,17 +209,47 @@ def _by_itself(chain: ChainComponent, look: Look, at: datetime) -> list[str]:
 
 
 def _against(chain: ChainComponent, look: Look, voices: Sequence[Look]) -> list[str]:
-    others = [one.head.height for one in voices if one is not look and one.head]
-    if look.head is None or not others or look.wrong or look.network != chain.network:
+    heights = [one.head.height for one in voices if one.head]
+    if look.head is None or not heights or look.wrong or look.network != chain.network:
         return []
-    behind = median_low(others) - look.head.height
-    if behind > chain.max_lag_blocks:
-        return [f"is {behind} blocks behind the others ({look.head.height}, and they are at {median_low(others)})"]
-    ahead = look.head.height - median_high(others)
-    # One that is behind and one that lies look the same from here: only two others that agree are believed.
-    if len(others) > 1 and ahead > chain.max_lag_blocks and median_high(others) - min(others) <= chain.max_lag_blocks:
-        return [f"tells of {ahead} blocks that nobody else has ({look.head.height})"]
-    return []
+    height, lag = look.head.height, chain.max_lag_blocks
+    if _agree(chain, heights):
+        behind, ahead = median_low(heights) - height, height - median_high(heights)
+    elif not _explained(chain, voices):
+        apart = f"the heights are {', '.join(map(str, sorted(heights)))}, made at nearly the same time"
+        return [f"contradicts others, and nothing tells who is right: {apart}"] if look in voices else []
+    else:
+        behind, ahead = max(heights) - height, 0
+    if behind > lag:
+        return [f"is {behind} blocks behind the others ({height}, and they are at {height + behind})"]
+    return [f"tells of {ahead} blocks that nobody else has ({height})"] if ahead > lag and len(heights) > 1 else []
+
+
+def _agree(chain: ChainComponent, heights: Sequence[int]) -> bool:
+    """Say whether more than half of them are as near to the one in the middle as the plan allows a lag."""
+    middle = median_low(heights)
+    return 2 * sum(abs(one - middle) <= chain.max_lag_blocks for one in heights) > len(heights)
+
+
+def _explained(chain: ChainComponent, voices: Sequence[Look]) -> bool:
+    """Say whether those behind may only be late: the highest head is younger by the time that its blocks need.
+
+    One that tells a height it does not have tells it of now, and so does a sound one.
+    """
+    heads = [(one.head, one.common) for one in voices if one.head]
+    top = max((head for head, _ in heads), key=lambda head: head.height)
+    return all(
+        (late := (top.time - head.time).total_seconds()) > 0
+        and late >= _pace(head, common) * (top.height - head.height) / MOST_HASTE
+        for head, common in heads
+        if top.height - head.height > chain.max_lag_blocks
+    )
+
+
+def _pace(head: Head, before: Head | None) -> float:
+    """Give the seconds from block to block, 0 where they are not known."""
+    blocks = head.height - before.height if before else 0
+    return (head.time - before.time).total_seconds() / blocks if before and blocks > 0 else 0.0
 
 
 def _genesis(chain: ChainComponent, voices: Sequence[Look]) -> dict[str, tuple[str, ...]]:
@@ -205,12 +257,6 @@ def _genesis(chain: ChainComponent, voices: Sequence[Look]) -> dict[str, tuple[s
     if chain.genesis:
         return {}
     return _minority({look.endpoint.url: look.genesis for look in voices}, "block 0")
-
-
-def _forks(candidates: Sequence[Look]) -> dict[str, tuple[str, ...]]:
-    found = _minority({look.endpoint.url: look.common for look in candidates if look.common}, "a block all should have")
-    without = [look for look in candidates if not look.common and len(candidates) > 1]
-    return found | {look.endpoint.url: ("does not give the block that all are compared by",) for look in without}
 
 
 def _minority(hashes: Mapping[str, str], what: str) -> dict[str, tuple[str, ...]]:

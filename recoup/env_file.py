@@ -31,7 +31,7 @@ def changed(text: str, new: Mapping[str, str]) -> str:
     """Give the text with these variables set and every other line, comment and order kept.
 
     Of one that stands there several times the last is changed, which is the one that counts; one that does not is
-    added at the end. ValueError for a value that no such file can hold.
+    added at the end. Raises PreconditionError for a value that no such file can hold.
     """
     bindings = _bindings(text)
     last = {one.key: at for at, one in enumerate(bindings) if one.key in new and not one.error}
@@ -43,7 +43,9 @@ def changed(text: str, new: Mapping[str, str]) -> str:
     end = "\r\n" if "\r\n" in text else "\n"
     for name in new:
         if name not in last:
-            whole += ("" if not whole or whole.endswith("\n") else end) + f"{name}={_written(new[name])}{end}"
+            whole += (
+                "" if whole in ("", _MARK) or whole.endswith("\n") else end
+            ) + f"{name}={_written(new[name])}{end}"
     return whole
 
 
@@ -63,13 +65,16 @@ def read(path: Path) -> str:
 def write(path: Path, text: str, keep: Path | None = None) -> None:
     """Put a text in the file's place, whole or not at all, with its owner and mode.
 
-    ``keep``: the name under which the old one stays; what is there already is left as it is. Raises RecoveryError; the
-    old file is in place then.
+    ``keep``: the name under which the old one stays; what is there already is left as it is. Raises RecoveryError,
+    which says which of the two files is in place.
     """
     # Through a link, so that the link stays one.
     place = path.resolve()
     beside = place.with_name(f".{place.name}.{os.getpid()}.new")
+    state = f"{path} is as it was"
     try:
+        # In a container a run that was killed had the same number as this one.
+        beside.unlink(missing_ok=True)
         if keep and not keep.exists():
             _copy(place, keep)
         before = place.stat()
@@ -85,11 +90,12 @@ def write(path: Path, text: str, keep: Path | None = None) -> None:
             _like(file.fileno(), before)
             os.fsync(file.fileno())
         os.replace(beside, place)
+        state = f"{path} is the new file already; the old one may be back after a loss of power"
         _flush(place.parent)
     except OSError as error:
         raise RecoveryError(
             f"the environment file {path} cannot be written: {error.strerror}",
-            state=f"{path} is as it was",
+            state=state,
             next_step="see to the room and the rights of its directory",
         ) from None
     finally:
@@ -100,6 +106,7 @@ def _copy(source: Path, target: Path) -> None:
     """Copy a file beside, with its owner and mode, never to be seen half."""
     beside = target.with_name(f".{target.name}.{os.getpid()}.new")
     try:
+        beside.unlink(missing_ok=True)
         with source.open("rb") as old, open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as new:
             shutil.copyfileobj(old, new)
             new.flush()
@@ -136,17 +143,26 @@ def _line(line: str, name: str, value: str) -> str:
         r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|(?:[^\s#]|[^\S\r\n]+(?=[^\s#])|(?<=\S)\#)*)?"""
         r"(?P<behind>(?:[^\S\r\n]*\#[^\r\n]*|[^\S\r\n]*)(?:\r\n|\n|\r)?)",
         line,
+        # A backslash stands before a line end, too.
+        re.DOTALL,
     )
     if found:
-        return f"{found['before']}{_written(value)}{found['behind']}"
+        # To Compose a comment begins behind a blank alone; of anything else before it, it makes a part of a bare value.
+        joined = "#" in found["behind"] and not found["behind"].startswith(" ")
+        return f"{found['before']}{_written(value, quoted=joined)}{found['behind']}"
+    before = line[: len(line) - len(line.lstrip())]
     end = line[len(line.rstrip("\r\n")) :]
-    return f"{name}={_written(value)}{end}"
+    return f"{before}{name}={_written(value)}{end}"
 
 
-def _written(value: str) -> str:
-    if _BARE.fullmatch(value):
+def _written(value: str, quoted: bool = False) -> str:
+    if _BARE.fullmatch(value) and not quoted:
         return value
-    if "\n" in value or "\r" in value or "'" in value:
-        raise ValueError("a value with a line end or a single quote cannot be written into an environment file")
+    # To Compose a backslash within single quotes is itself, to other readers it is not.
+    if any(sign in value for sign in "\n\r'\\\0"):
+        raise PreconditionError(
+            "a value with a line end, a single quote or a backslash cannot be written into an environment file",
+            next_step="write the address without it: in a URL %27 is the quote and %5C the backslash",
+        )
     # Within single quotes Compose puts nothing in the place of $NAME.
     return f"'{value}'"

@@ -24,7 +24,6 @@ from tasks.rpc import Json, RpcError, Trouble, call, connection, member, number,
 SLOWER = timedelta(milliseconds=500)
 # From the first look at the height to the second.
 APART = timedelta(milliseconds=700)
-AGAIN = timedelta(seconds=1)
 # No block of any chain is made so far from its epoch.
 _YEAR_3000 = 32_503_680_000
 V = TypeVar("V", int, str)
@@ -89,8 +88,11 @@ async def _look_at_all(chains: Mapping[str, tuple[ChainComponent, str]]) -> tupl
 
 async def _chain(client: httpx.AsyncClient, name: str, chain: ChainComponent, in_use: str) -> ChainSeen:
     endpoints = list(chain.endpoints)
+    # What stands in a file may be no text at all.
+    in_use = in_use.encode(errors="replace").decode()
     if in_use and all(one.url != in_use for one in endpoints):
-        endpoints.append(Endpoint(url=in_use))
+        # Whatever somebody has written into the environment file; asking it tells what is wrong with it.
+        endpoints.append(Endpoint.model_construct(url=in_use))
     began = time.monotonic()
     looks = await asyncio.gather(*(_first(client, chain, one) for one in endpoints))
     at = now()
@@ -102,8 +104,7 @@ async def _chain(client: httpx.AsyncClient, name: str, chain: ChainComponent, in
 
 
 async def _first(client: httpx.AsyncClient, chain: ChainComponent, endpoint: Endpoint) -> Look:
-    until = time.monotonic() + (chain.max_latency + SLOWER).total_seconds()
-    asked = _Asked(client, reached_at(endpoint), until)
+    asked = _asking(client, chain, endpoint)
     look = Look(endpoint)
     try:
         look = await (_first_n3 if chain.protocol == "neo-n3" else _first_evm)(asked, look)
@@ -157,34 +158,51 @@ async def _first_evm(asked: _Asked, look: Look) -> Look:
 
 
 async def _second(client: httpx.AsyncClient, chain: ChainComponent, look: Look, height: int | None) -> Look:
-    """Look a second time at one that told its head: whether it has moved, and its block at the common height."""
-    if look.head is None:
+    """Look again at one that told its head in time: whether it has moved, and what its block at ``height`` is."""
+    if look.head is None or look.latency > chain.max_latency:
         return look
-    asked = _Asked(client, reached_at(look.endpoint), time.monotonic() + AGAIN.total_seconds())
+    asked = _asking(client, chain, look.endpoint)
     # One that is not there yet has nothing to be compared; that it is behind is told anyway.
     height = height if height is not None and height <= look.head.height else None
     try:
-        if chain.protocol == "neo-n3":
-            later, common = await _all(asked.ask("getblockcount"), _hash_at_n3(asked, height))
-            blocks = _need(number(later) if not isinstance(later, str) else None, "getblockcount", later)
-            look = replace(look, later=blocks - 1, common=str(common))
-        else:
-            later, common = await _all(asked.ask("eth_blockNumber"), _hash_at_evm(asked, height))
-            moved = _need(number(later) if isinstance(later, str) else None, "eth_blockNumber", later)
-            look = replace(look, later=moved, common=str(common))
+        later, common = await (_second_n3 if chain.protocol == "neo-n3" else _second_evm)(asked, height)
+        look = replace(look, later=later, common=common)
     except (RpcError, _Odd) as error:
         look = replace(look, wrong=error.said if isinstance(error, RpcError) else str(error))
     return _counted(look, asked)
 
 
-async def _hash_at_n3(asked: _Asked, height: int | None) -> str:
-    header = await asked.ask("getblockheader", height, True) if height is not None else None
-    return text(member(header, "hash"), 32) or ""
+async def _second_n3(asked: _Asked, height: int | None) -> tuple[int, Head | None]:
+    method = "getblockheader"
+    count, header = await _all(asked.ask("getblockcount"), _at(asked, height, method, height, True))
+    blocks = _need(number(count) if not isinstance(count, str) else None, "getblockcount", count)
+    if header is None:
+        return blocks - 1, None
+    return blocks - 1, _common(_head(header, method, member(header, "index"), member(header, "time"), 1000), height)
 
 
-async def _hash_at_evm(asked: _Asked, height: int | None) -> str:
-    block = await asked.ask("eth_getBlockByNumber", hex(height), False) if height is not None else None
-    return text(member(block, "hash"), 32) or ""
+async def _second_evm(asked: _Asked, height: int | None) -> tuple[int, Head | None]:
+    method = "eth_getBlockByNumber"
+    newest, block = await _all(asked.ask("eth_blockNumber"), _at(asked, height, method, hex(height or 0), False))
+    later = _need(number(newest) if isinstance(newest, str) else None, "eth_blockNumber", newest)
+    if block is None:
+        return later, None
+    return later, _common(_head(block, method, member(block, "number"), member(block, "timestamp"), 1), height)
+
+
+async def _at(asked: _Asked, height: int | None, method: str, *params: Json) -> Json:
+    return await asked.ask(method, *params) if height is not None else None
+
+
+def _common(block: Head, height: int | None) -> Head:
+    if block.height != height:
+        raise _Odd(f"contradicts itself: asked for block {height}, it gives block {block.height}")
+    return block
+
+
+def _asking(client: httpx.AsyncClient, chain: ChainComponent, endpoint: Endpoint) -> _Asked:
+    until = time.monotonic() + (chain.max_latency + SLOWER).total_seconds()
+    return _Asked(client, reached_at(endpoint), until)
 
 
 async def _all(*questions: Awaitable[Json | str]) -> list[Json]:

@@ -22,6 +22,7 @@ from tasks.health import Answer, told
 MOST_BYTES = 4 * 1024 * 1024
 _MANY_REQUESTS = 429
 _SHOWN = 120
+_HIGHEST_PORT = 65535
 Json = None | bool | int | float | str | Sequence["Json"] | dict[str, "Json"]
 
 
@@ -70,6 +71,7 @@ async def call(client: httpx.AsyncClient, url: str, method: str, params: Sequenc
     began = time.monotonic()
     body = {"jsonrpc": "2.0", "method": method, "params": list(params), "id": 1}
     try:
+        _require_port(url)
         async with asyncio.timeout(deadline.total_seconds()), client.stream("POST", url, json=body) as answer:
             raw = bytearray()
             async for chunk in answer.aiter_raw():
@@ -77,13 +79,13 @@ async def call(client: httpx.AsyncClient, url: str, method: str, params: Sequenc
                 if len(raw) > MOST_BYTES:
                     raise RpcError(Trouble.TOO_LARGE, url, f"{method} is answered with more than {MOST_BYTES} bytes")
             status = answer.status_code
-    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, OSError) as error:
         kind, detail = told(error)
         if kind is Answer.TIMED_OUT:
             text = f"no answer to {method} within {deadline.total_seconds():.1f} s"
             raise RpcError(Trouble.SILENT, url, text) from None
         trouble = Trouble.REFUSED if kind is Answer.REFUSED else Trouble.UNREACHABLE
-        raise RpcError(trouble, url, f"{kind} {detail}".strip()) from None
+        raise RpcError(trouble, url, f"{kind} {_plain(detail)}".strip()) from None
     return Called(_result(url, method, status, bytes(raw)), timedelta(seconds=time.monotonic() - began))
 
 
@@ -118,7 +120,8 @@ def number(value: Json) -> int | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, int):
-        return value if value >= 0 else None
+        # Of 32 bytes, as the other kind may have.
+        return value if 0 <= value < 2**256 else None
     if isinstance(value, str) and value[:2] == "0x" and 2 < len(value) <= 66:
         digits = value[2:]
         # int() takes signs, underscores and blanks too.
@@ -153,7 +156,7 @@ def _result(url: str, method: str, status: int, raw: bytes) -> Json:
     except _Twice as error:
         raise RpcError(Trouble.NOT_JSON, url, f"{method} is answered with an object that has {error} twice") from None
     except (ValueError, RecursionError):
-        begins = " ".join(raw[:_SHOWN].decode("utf-8", "replace").split())
+        begins = _plain(raw[:_SHOWN].decode("utf-8", "replace"))
         kind = Trouble.NOT_JSON if status == httpx.codes.OK else Trouble.STATUS
         said = f"{method} is answered with status {status} and no JSON: {begins}".removesuffix(": ")
         raise RpcError(kind, url, said) from None
@@ -161,7 +164,7 @@ def _result(url: str, method: str, status: int, raw: bytes) -> Json:
     if isinstance(found, dict) and (wrong := found.get("error")) is not None:
         code, words = member(wrong, "code"), member(wrong, "message") if isinstance(wrong, dict) else wrong
         known = code if isinstance(code, int) else None
-        said = f"{method} is answered with error {code}: {' '.join(str(words).split())[:_SHOWN]}"
+        said = f"{method} is answered with error {_plain(str(code))}: {_plain(str(words))}"
         # What providers answer who do not use the status: https://eips.ethereum.org/EIPS/eip-1474#error-codes
         raise RpcError(Trouble.RATE_LIMITED if known == -32005 else Trouble.ERROR, url, said, known)
     if status != httpx.codes.OK:
@@ -176,11 +179,23 @@ class _Twice(Exception):
 
 
 def _once(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise _Twice(next(repr(name)[:40] for name in names if names.count(name) > 1))
+    found: dict[str, Json] = {}
+    for name, value in pairs:
+        if name in found:
+            raise _Twice(repr(name)[:40])
+        found[name] = value
     return found
+
+
+def _plain(words: str) -> str:
+    """Give what a node says as one short line that changes no terminal and can be written down."""
+    return "".join(one if one.isprintable() else "�" for one in " ".join(words[: 2 * _SHOWN].split())[:_SHOWN])
+
+
+def _require_port(url: str) -> None:
+    port = httpx.URL(url).port
+    if port is not None and port > _HIGHEST_PORT:
+        raise httpx.InvalidURL(f"there is no port {port}")
 
 
 def _no_constant(name: str) -> None:
