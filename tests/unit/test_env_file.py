@@ -100,6 +100,7 @@ def test_of_several_the_last_counts_and_is_changed() -> None:
         (f"A=1\n{NAME}={OLD}", f"A=1\n{NAME}={NEW}"),
         (f"export {NAME}=\r\nA=1\r\n", f"export {NAME}={NEW}\r\nA=1\r\n"),
         (f"\n\n# said\n{NAME}\nA=1\n", f"\n\n# said\n{NAME}={NEW}\nA=1\n"),
+        (f"A=1\n\n\n  {NAME}\nB=2\n", f"A=1\n\n\n  {NAME}={NEW}\nB=2\n"),
     ],
 )
 def test_the_ends_of_files(text: str, after: str) -> None:
