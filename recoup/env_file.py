@@ -99,7 +99,8 @@ def write(path: Path, text: str, keep: Path | None = None) -> None:
             next_step="see to the room and the rights of its directory",
         ) from None
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from recoup.env_file import write
 from recoup.errors import RecoveryError
+from tests.everybody import let_in
 
 NOBODY = 65534
 
@@ -78,8 +79,7 @@ def test_who_reads_meanwhile_sees_the_old_or_the_new_file_whole(file: Path) -> N
 
 
 def test_it_is_told_when_the_new_file_is_in_place_already(file: Path, tmp_path: Path) -> None:
-    for one in tmp_path.parents[:2]:
-        one.chmod(0o755)
+    let_in(tmp_path)
     file.chmod(0o666)
     # Files can be made in it, and it cannot be opened, as is needed to have its entries on the disk.
     tmp_path.chmod(0o333)
@@ -93,8 +93,7 @@ def test_it_is_told_when_the_new_file_is_in_place_already(file: Path, tmp_path: 
 
 
 def test_a_directory_that_cannot_be_written_leaves_the_old_file(file: Path, tmp_path: Path) -> None:
-    for one in (tmp_path, *tmp_path.parents[:2]):
-        one.chmod(0o755)
+    let_in(tmp_path)
     file.chmod(0o666)
     tmp_path.chmod(0o555)
     try:

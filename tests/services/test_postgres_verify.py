@@ -22,6 +22,7 @@ from tasks.postgres_backup import take_database_backup
 from tasks.postgres_restore import find_backup, restore_beside
 from tasks.postgres_verify import Verified, verify_database_backup
 from tasks.sandbox import Sandbox
+from tests.everybody import let_in
 from tests.postgres_scratch import Scratch, scratch
 from tests.services.odd_database import DATABASE, SCHEMA
 from tests.services.test_postgres_disk_full import FILL, may_mount, small_disk
@@ -196,9 +197,7 @@ def test_two_at_once_do_not_meet(source: Scratch) -> None:
 def test_no_room_for_the_test_is_not_the_sets_fault(source: Scratch, tmp_path: Path) -> None:
     source.sql(FILL.format(40))
     one = backed_up(source)
-    tmp_path.chmod(0o755)
-    for above in tmp_path.parents[:2]:
-        above.chmod(0o755)
+    let_in(tmp_path)
     # Not enough for a server; enough for one, and not for what is restored into it.
     for size, at in ((8, "initdb|No space"), (80, "could not be tested.*No space left on device")):
         with (
