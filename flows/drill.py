@@ -20,7 +20,7 @@ from recoup.errors import PreconditionError
 from recoup.places import drill_ledger
 from recoup.plan import Plan, WalPolicy, load_plan
 from recoup.records import Frozen, RecoveryRecord, now
-from recoup.stacks import open_stack
+from recoup.stacks import Stack, open_stack
 from tasks.canary import Canary, Writer, count_lost_writes
 from tasks.heartbeat import watching
 from tasks.postgres import Server
@@ -87,10 +87,7 @@ def _drill(plan: Plan, path: Path, sandbox: str, request: DatabaseDrill, clean: 
         clean.enter_context(watching(Server.of(plan, stack, None), tell))
     if request.older:
         run_backup(plan, stack, verify=False)
-    canary = Canary(plan, stack, f"canary-{uuid4().hex[:8]}")
-    clean.callback(canary.stop)
-    canary.start()
-    canary.wait_for(WRITES_BEFORE)
+    canary = writing(plan, stack, clean)
     if request.spoil is not Spoil.NOTHING or not request.older:
         run_backup(plan, stack, verify=False)
         canary.wait_for(WRITES_BEFORE)
@@ -116,6 +113,22 @@ def _count(run: Run, canary: Canary, policy: Policy) -> None:
         canary.wait_for(1)
     # Where each commit waited for the receiver there is nothing that could excuse a loss.
     note_lost(run, canary, None if policy is Policy.ZERO_LOSS else run.stores[0].recovery_point)
+
+
+def writing(plan: Plan, stack: Stack, clean: ExitStack) -> Canary:
+    """Give a client that writes through the gateway until ``clean`` is left, and has written some already."""
+    canary = Canary(plan, stack, f"canary-{uuid4().hex[:8]}")
+    clean.callback(canary.stop)
+    canary.start()
+    canary.wait_for(WRITES_BEFORE)
+    return canary
+
+
+def count_lost(run: Run, canary: Canary) -> None:
+    """Count the writes that are gone where no store was restored: nothing excuses a loss."""
+    if run.clock().restored:
+        canary.wait_for(1)
+    note_lost(run, canary, None)
 
 
 def note_lost(run: Run, canary: Writer, point: datetime | None, at: int = 0) -> None:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from uuid import uuid4
 
 from prefect import flow
 from pydantic import Field
 
 from flows.backup import run_backup
 from flows.blockchain import BlockchainRecovery, run_blockchain_recovery
-from flows.drill import WRITES_BEFORE, StackKind, note_lost
-from flows.procedure import Run, current_watcher
+from flows.drill import StackKind, count_lost, writing
+from flows.procedure import current_watcher
 from flows.redis_store import run_redis_backup
 from recoup.places import drill_ledger
 from recoup.plan import Plan, load_plan
 from recoup.records import Frozen, RecoveryRecord, now
 from recoup.stacks import open_stack
-from tasks.canary import Canary
 from tasks.chain_fault import ChainFault, inject
 from tasks.sandbox import create, destroy
 
@@ -43,10 +41,7 @@ def _drill(plan: Plan, path: Path, sandbox: str, request: BlockchainDrill, clean
     tell, stack = current_watcher().note, open_stack(plan)
     run_backup(plan, stack, verify=False)
     run_redis_backup(plan, stack)
-    canary = Canary(plan, stack, f"canary-{uuid4().hex[:8]}")
-    clean.callback(canary.stop)
-    canary.start()
-    canary.wait_for(WRITES_BEFORE)
+    canary = writing(plan, stack, clean)
     tell(f"{len(canary.acknowledged)} writes acknowledged; now the nodes in use go wrong: {request.fault}")
     began = inject(stack, request.fault, sandbox)
     recovery = BlockchainRecovery(
@@ -58,12 +53,5 @@ def _drill(plan: Plan, path: Path, sandbox: str, request: BlockchainDrill, clean
         ledger=drill_ledger(),
         fault=request.fault,
         declared=now(),
-        afterwards=lambda run: _count(run, canary),
+        afterwards=lambda run: count_lost(run, canary),
     )
-
-
-def _count(run: Run, canary: Canary) -> None:
-    if run.clock().restored:
-        canary.wait_for(1)
-    # No store was restored, so nothing excuses a loss.
-    note_lost(run, canary, None)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from uuid import uuid4
 
 from prefect import flow
 from pydantic import Field
 
 from flows.backup import run_backup
-from flows.drill import WRITES_BEFORE, StackKind, note_lost
-from flows.procedure import Run, current_watcher
+from flows.drill import StackKind, count_lost, writing
+from flows.procedure import current_watcher
 from flows.rollback import Rollback, run_rollback
 from recoup.errors import PreconditionError
 from recoup.ledger import Ledger
@@ -18,7 +17,6 @@ from recoup.places import drill_ledger
 from recoup.plan import Plan, load_plan
 from recoup.records import Frozen, RecoveryRecord, now
 from recoup.stacks import open_stack
-from tasks.canary import Canary
 from tasks.release_fault import ReleaseFault, inject
 from tasks.sandbox import Sandbox, create, destroy
 from tasks.sandbox_release import migrate
@@ -49,10 +47,7 @@ def _drill(plan: Plan, sandbox: Sandbox, request: RollbackDrill, clean: ExitStac
     migrate(plan)
     # The recovery point from before the release.
     run_backup(plan, stack, verify=False)
-    canary = Canary(plan, stack, f"canary-{uuid4().hex[:8]}")
-    clean.callback(canary.stop)
-    canary.start()
-    canary.wait_for(WRITES_BEFORE)
+    canary = writing(plan, stack, clean)
     tell(f"{len(canary.acknowledged)} writes acknowledged; now releasing: {request.fault}")
     began = inject(plan, stack, request.fault, sandbox.id)
     rollback = Rollback(plan=sandbox.plan, began=began, began_source="injected fault", reason=f"drill: {request.fault}")
@@ -63,17 +58,10 @@ def _drill(plan: Plan, sandbox: Sandbox, request: RollbackDrill, clean: ExitStac
             ledger=drill_ledger(),
             fault=request.fault,
             declared=now(),
-            afterwards=lambda run: _count(run, canary),
+            afterwards=lambda run: count_lost(run, canary),
         )
     except PreconditionError:
         # Refused, as it has to be: of a drill that is a result.
         if not (refused := [one for one in Ledger(drill_ledger()).records() if one.stack == stack.fingerprint]):
             raise
         return refused[-1]
-
-
-def _count(run: Run, canary: Canary) -> None:
-    if run.clock().restored:
-        canary.wait_for(1)
-    # Nothing was restored from a backup, so nothing excuses a loss.
-    note_lost(run, canary, None)

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from uuid import uuid4
 
 from prefect import flow
 from pydantic import Field
 
 from flows.backup import run_backup
-from flows.drill import WRITES_BEFORE, StackKind, note_lost
-from flows.procedure import Run, current_watcher
+from flows.drill import StackKind, count_lost, writing
+from flows.procedure import current_watcher
 from flows.redis_store import run_redis_backup
 from flows.service import ServiceRecovery, run_service_recovery
 from recoup.places import drill_ledger
 from recoup.plan import Plan, load_plan
 from recoup.records import Frozen, RecoveryRecord, now
 from recoup.stacks import open_stack
-from tasks.canary import Canary
 from tasks.images import note_healthy
 from tasks.sandbox import create, destroy
 from tasks.service_fault import ServiceFault, inject
@@ -48,10 +46,7 @@ def _drill(plan: Plan, path: Path, sandbox: str, request: ServiceDrill, clean: E
     run_redis_backup(plan, stack)
     if request.known:
         note_healthy(plan, stack)
-    canary = Canary(plan, stack, f"canary-{uuid4().hex[:8]}")
-    clean.callback(canary.stop)
-    canary.start()
-    canary.wait_for(WRITES_BEFORE)
+    canary = writing(plan, stack, clean)
     tell(f"{len(canary.acknowledged)} writes acknowledged; now breaking services: {request.fault}")
     began = inject(plan, stack, request.fault, sandbox)
     recovery = ServiceRecovery(plan=path, began=began, began_source="injected fault", reason=f"drill: {request.fault}")
@@ -61,12 +56,5 @@ def _drill(plan: Plan, path: Path, sandbox: str, request: ServiceDrill, clean: E
         ledger=drill_ledger(),
         fault=request.fault,
         declared=now(),
-        afterwards=lambda run: _count(run, canary),
+        afterwards=lambda run: count_lost(run, canary),
     )
-
-
-def _count(run: Run, canary: Canary) -> None:
-    if run.clock().restored:
-        canary.wait_for(1)
-    # Nothing was restored from a backup, so nothing excuses a loss.
-    note_lost(run, canary, None)
