@@ -21,7 +21,8 @@ from recoup.records import Check, Frozen, Outcome, SkippedSet, now
 from tasks.copies import CopyPlace
 from tasks.copies_fetch import here_or_fetched
 from tasks.redis_backup import take_snapshot
-from tasks.redis_content import compare, measure
+from tasks.redis_content import compare
+from tasks.redis_reading import measure
 from tasks.redis_scratch import PACKED, Program, prove_set, read_detail, snapshot_of
 from tasks.redis_server import (
     Condition,

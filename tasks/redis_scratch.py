@@ -22,7 +22,8 @@ from recoup.errors import ProgramError, RecoveryError, first_line
 from recoup.manifest import RedisSnapshot
 from recoup.process import Completed
 from recoup.records import Check, Outcome, Subject
-from tasks.redis_content import CONTENT, Content, Detail, compare, measure
+from tasks.redis_content import CONTENT, Content, Detail, compare
+from tasks.redis_reading import measure
 from tasks.redis_server import LOAD, Link, RedisServer, Wire, dial, items, text
 from tasks.step import note
 

@@ -11,7 +11,8 @@ from recoup.errors import PreconditionError, RecoveryError, first_line
 from recoup.records import Check, Frozen, Outcome, Subject
 from tasks.copies import CopyPlace
 from tasks.copies_sync import fetch_from_any
-from tasks.redis_content import Sampled, expected_keys, measure
+from tasks.redis_content import Sampled, expected_keys
+from tasks.redis_reading import measure
 from tasks.redis_scratch import read_detail, snapshot_of, snapshot_time
 from tasks.redis_server import (
     ROUNDING,

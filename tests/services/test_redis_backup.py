@@ -26,7 +26,7 @@ from recoup.progress import Silent
 from recoup.stacks import open_stack
 from recoup.stacks.process import ProcessStack
 from tasks.redis_backup import _prove_it_is_this_one, take_redis_backup
-from tasks.redis_content import measure
+from tasks.redis_reading import measure
 from tasks.redis_restore import restore_redis
 from tasks.redis_scratch import snapshot_of
 from tasks.redis_server import Link, Word
