@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -228,6 +231,31 @@ def test_an_endpoint_that_cannot_be_asked_at_all_is_told(good: str) -> None:
     assert healthy(found) == [False] * len(told) + [True]
     for one in found.endpoints[:-1]:
         assert told[one.url] in said(one), one
+
+
+def test_names_that_no_server_resolves_hold_up_neither_the_look_nor_the_others(
+    good: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve, over = socket.getaddrinfo, threading.Event()
+
+    def hanging(host: bytes | str, *rest: Any, **more: Any) -> Any:
+        if b"hangs" in (host.encode() if isinstance(host, str) else host):
+            over.wait()
+        return resolve(host, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hanging)
+    timer = threading.Timer(BOUND.total_seconds(), over.set)
+    timer.start()
+    try:
+        # More of them than asyncio has threads to resolve names by itself.
+        hung = [f"http://hangs-{n}.example" for n in range(40)]
+        found = looked(chain(*hung, good.replace("127.0.0.1", "localhost"), latency=2 * SECOND))
+        assert not over.is_set()
+    finally:
+        over.set()
+        timer.cancel()
+    assert healthy(found) == [False] * len(hung) + [True], found.endpoints[-1]
+    assert all("no answer to" in said(one) for one in found.endpoints[:-1])
 
 
 @pytest.mark.parametrize("in_use", ["garbage", "\udcff", "http://", "two words"])
