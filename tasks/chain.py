@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
@@ -24,6 +25,8 @@ from tasks.rpc import Json, RpcError, Trouble, call, connection, member, number,
 SLOWER = timedelta(milliseconds=500)
 # From the first look at the height to the second.
 APART = timedelta(milliseconds=700)
+# Each of an endpoint's first questions resolves its name.
+_MOST_NAMES = 400
 # No block of any chain is made so far from its epoch.
 _YEAR_3000 = 32_503_680_000
 V = TypeVar("V", int, str)
@@ -81,7 +84,16 @@ def address_of(chain: ChainComponent, url: str) -> str:
     return next((reached_at(one) for one in chain.endpoints if one.url == url), url)
 
 
+class _Resolving(ThreadPoolExecutor):
+    """Threads in which names are resolved, one for each; whoever has lost patience does not wait for them."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        super().shutdown(wait=False, cancel_futures=True)
+
+
 async def _look_at_all(chains: Mapping[str, tuple[ChainComponent, str]]) -> tuple[ChainSeen, ...]:
+    # A name server that is silent would hold up the sound ones, and the end of all.
+    asyncio.get_running_loop().set_default_executor(_Resolving(max_workers=_MOST_NAMES))
     async with connection() as client:
         return tuple(await asyncio.gather(*(_chain(client, name, *one) for name, one in chains.items())))
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,7 +33,7 @@ for _ in range(900):
 
 
 def chain(
-    *urls: str, protocol: Protocol = "evm", genesis: str | None = None, latency: timedelta = SECOND, lag: int = 5
+    *urls: str, protocol: Protocol = "evm", genesis: str | None = None, latency: timedelta = 5 * SECOND, lag: int = 5
 ) -> ChainComponent:
     return ChainComponent(
         tier="critical",
@@ -151,9 +154,9 @@ def test_sound_nodes_are_healthy_and_shown_with_what_they_said(way: Way, good: s
 
 def test_a_height_that_rises_is_seen_rising(anvil: Path) -> None:
     with evm_node(anvil, blocks=5, mine_every=1) as node:
-        found = [looked(chain(node.url)).endpoints[0] for _ in range(3)]
-    assert all(one.healthy for one in found)
-    assert any(one.moved for one in found)
+        # Between the two questions of one look there may be no block.
+        found = next(one for _ in range(20) if (one := looked(chain(node.url)).endpoints[0]).moved)
+    assert found.healthy
 
 
 def test_n3_nodes_are_healthy(n3_way: Way, n3_backups: list[str]) -> None:
@@ -187,8 +190,11 @@ def test_each_fault_has_its_reason_and_costs_the_good_node_nothing(
         for way, (fault, _) in zip(ways, [*FAULTS, *FAULTS], strict=True):
             way.fault = fault
         urls = [way.url for way in ways]
-        evm = looked(chain(*urls[: len(FAULTS)], good, latency=3 * SECOND))
-        neo = looked(chain(*urls[len(FAULTS) :], *n3_backups, protocol="neo-n3", latency=3 * SECOND))
+        chains = {
+            "evm": (chain(*urls[: len(FAULTS)], good), ""),
+            "n3": (n3(*urls[len(FAULTS) :], *n3_backups), ""),
+        }
+        evm, neo = look_at_chains(chains)
     for one, (fault, reason) in zip(evm.endpoints[:-1], FAULTS, strict=True):
         assert reason in said(one), (fault, one)
     for one, (fault, reason) in zip(neo.endpoints[:-2], FAULTS, strict=True):
@@ -197,17 +203,19 @@ def test_each_fault_has_its_reason_and_costs_the_good_node_nothing(
     assert all(one.healthy for one in neo.endpoints[-2:]), neo.endpoints[-2:]
 
 
-def test_a_slow_node_is_told_as_slow_and_not_as_silent(way: Way, good: str) -> None:
-    way.delay = 0.6
-    found = looked(chain(way.url, good, latency=SECOND / 4))
+def test_a_slow_node_is_told_as_slow_and_not_as_silent(way: Way, good: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # On a busy machine, too, it has to be seen that there is an answer.
+    monkeypatch.setattr("tasks.chain.SLOWER", 10 * SECOND)
+    way.delay = 2.1
+    found = looked(chain(way.url, good, latency=2 * SECOND))
     assert healthy(found) == [False, True]
     assert said(found.endpoints[0]).startswith("took ")
-    assert said(found.endpoints[0]).endswith("ms for an answer, and may take 250 ms")
+    assert said(found.endpoints[0]).endswith("for an answer, and may take 2 s")
 
 
 def test_a_node_as_slow_as_the_plan_allows_is_healthy(way: Way, good: str) -> None:
     way.delay = 1.3
-    found = looked(chain(way.url, good, latency=5 * SECOND))
+    found = looked(chain(way.url, good))
     assert healthy(found) == [True, True], found.endpoints
 
 
@@ -225,6 +233,31 @@ def test_an_endpoint_that_cannot_be_asked_at_all_is_told(good: str) -> None:
         assert told[one.url] in said(one), one
 
 
+def test_names_that_no_server_resolves_hold_up_neither_the_look_nor_the_others(
+    good: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve, over = socket.getaddrinfo, threading.Event()
+
+    def hanging(host: bytes | str, *rest: Any, **more: Any) -> Any:
+        if b"hangs" in (host.encode() if isinstance(host, str) else host):
+            over.wait()
+        return resolve(host, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hanging)
+    timer = threading.Timer(BOUND.total_seconds(), over.set)
+    timer.start()
+    try:
+        # More of them than asyncio has threads to resolve names by itself.
+        hung = [f"http://hangs-{n}.example" for n in range(40)]
+        found = looked(chain(*hung, good.replace("127.0.0.1", "localhost"), latency=2 * SECOND))
+        assert not over.is_set()
+    finally:
+        over.set()
+        timer.cancel()
+    assert healthy(found) == [False] * len(hung) + [True], found.endpoints[-1]
+    assert all("no answer to" in said(one) for one in found.endpoints[:-1])
+
+
 @pytest.mark.parametrize("in_use", ["garbage", "\udcff", "http://", "two words"])
 def test_whatever_stands_in_the_environment_file_is_told(good: str, in_use: str) -> None:
     found = looked(chain(good), in_use=in_use)
@@ -240,8 +273,8 @@ def test_twenty_endpoints_of_which_half_are_silent(nodes: tuple[EvmNode, EvmNode
         for way in ways[::2]:
             way.fault = Fault.DEAF
         began = time.monotonic()
-        found = looked(chain(*(way.url for way in ways), latency=2 * SECOND))
-        print(f"20 endpoints, 10 of them silent, max_latency 2 s: {time.monotonic() - began:.2f} s")
+        found = looked(chain(*(way.url for way in ways), latency=3 * SECOND))
+        print(f"20 endpoints, 10 of them silent, max_latency 3 s: {time.monotonic() - began:.2f} s")
     assert healthy(found) == [False, True] * 10
     assert all("no answer to" in said(one) for one in found.endpoints[::2])
 
@@ -272,7 +305,7 @@ EVM_LIES: list[tuple[str, Json, str]] = [
 
 def test_evm_nodes_that_say_something_wrong(nodes: tuple[EvmNode, EvmNode], good: str) -> None:
     with lying_ways(nodes[0].url, EVM_LIES) as urls:
-        found = looked(chain(*urls, good, nodes[0].url, latency=5 * SECOND))
+        found = looked(chain(*urls, good, nodes[0].url))
     each_has_its_reason(found, EVM_LIES)
 
 
@@ -374,7 +407,7 @@ N3_LIES: list[tuple[str, Json, str]] = [
 
 def test_n3_nodes_that_say_something_wrong(n3_node: str, n3_backups: list[str]) -> None:
     with lying_ways(n3_node, N3_LIES) as urls:
-        found = looked(chain(*urls, *n3_backups, protocol="neo-n3", genesis=GENESIS, latency=5 * SECOND))
+        found = looked(n3(*urls, *n3_backups))
     each_has_its_reason(found, N3_LIES)
 
 
