@@ -11,7 +11,7 @@ import pytest
 
 from tests.anvil import anvil_binary
 
-pytest.register_assert_rewrite("tests.stack_behaviour", "tests.step_behaviour")
+pytest.register_assert_rewrite("tests.chain_looks", "tests.stack_behaviour", "tests.step_behaviour")
 
 _UNIT = Path(__file__).parent / "unit"
 

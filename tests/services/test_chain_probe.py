@@ -6,64 +6,22 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from datetime import timedelta
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from recoup.chains import ChainSeen, EndpointSeen
-from recoup.plan import ChainComponent, Endpoint
-from recoup.plan_chain import Protocol
 from tasks.chain import look_at_chains
 from tasks.rpc import Json
 from tests.anvil import CHAIN_ID, EvmNode, evm_node
-from tests.rpc_proxy import Fault, Way, changed, way_to
+from tests.chain_looks import BOUND, GENESIS, SECOND, chain, each_has_its_reason, healthy, looked, lying_ways, n3, said
+from tests.rpc_proxy import Fault, Way, way_to
 from tests.stand_in import stand_in
 
-MAGIC = 860833102
-GENESIS = "0x1f4d1defa46faa5e7b9b8d3f79a06bec777d7c26c4aa5f6f5899a291daa87c15"
-SECOND = timedelta(seconds=1)
-# A look ends by itself; on a machine with much else to do it may take this long.
-BOUND = 30 * SECOND
 NESTED: Json = None
 for _ in range(900):
     NESTED = [NESTED]
-
-
-def chain(
-    *urls: str, protocol: Protocol = "evm", genesis: str | None = None, latency: timedelta = 5 * SECOND, lag: int = 5
-) -> ChainComponent:
-    return ChainComponent(
-        tier="critical",
-        protocol=protocol,
-        network=CHAIN_ID if protocol == "evm" else MAGIC,
-        genesis=genesis,
-        variable="NEO_X_RPC_URL",
-        endpoints=tuple(Endpoint(url=url) for url in urls),
-        max_lag_blocks=lag,
-        # The EVM nodes of this module mine no block while they are asked.
-        max_age=timedelta(hours=1) if protocol == "evm" else timedelta(minutes=2),
-        max_latency=latency,
-    )
-
-
-def looked(component: ChainComponent, in_use: str = "") -> ChainSeen:
-    began = time.monotonic()
-    (found,) = look_at_chains({"neo": (component, in_use)})
-    assert time.monotonic() - began < BOUND.total_seconds()
-    assert ChainSeen.model_validate_json(found.model_dump_json()) == found
-    assert all(reason.isprintable() for one in found.endpoints for reason in one.reasons)
-    return found
-
-
-def said(found: EndpointSeen) -> str:
-    return "; ".join(found.reasons)
-
-
-def healthy(found: ChainSeen) -> list[bool]:
-    return [one.healthy for one in found.endpoints]
 
 
 @pytest.fixture(scope="module")
@@ -91,50 +49,10 @@ def good(nodes: tuple[EvmNode, EvmNode]) -> str:
     return nodes[1].url
 
 
-@pytest.fixture(scope="module")
-def n3_node() -> Iterator[str]:
-    with stand_in("rpc-n3") as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def n3_backups() -> Iterator[list[str]]:
-    with stand_in("rpc-backups") as url:
-        yield [f"{url}/n3/1", f"{url}/n3/2"]
-
-
-@pytest.fixture
-def n3_way(n3_node: str) -> Iterator[Way]:
-    with way_to(n3_node) as way:
-        yield way
-
-
 def restored(way: Way) -> Way:
     way.fault, way.delay, way.error, way.change = Fault.NONE, 0, None, lambda method, result: result
     way.asked.clear()
     return way
-
-
-@contextmanager
-def lying_ways(upstream: str, lies: list[tuple[str, Json, str]]) -> Iterator[list[str]]:
-    """Give the addresses of ways to one node, of which each has one method answered with something else."""
-    with ExitStack() as stack:
-        ways = [stack.enter_context(way_to(upstream)) for _ in lies]
-        for way, (method, result, _) in zip(ways, lies, strict=True):
-            stack.enter_context(changed(way, method, result))
-        yield [way.url for way in ways]
-
-
-def each_has_its_reason(found: ChainSeen, lies: list[tuple[str, Json, str]]) -> None:
-    """Fail where a way is not told by what it lies about, or a node behind them is not healthy."""
-    for one, (method, _, reason) in zip(found.endpoints, lies, strict=False):
-        assert reason in said(one), (method, one)
-    assert all(one.healthy for one in found.endpoints[len(lies) :]), found.endpoints[len(lies) :]
-    assert len(found.endpoints) == len(lies) + 2
-
-
-def n3(*urls: str, genesis: str | None = GENESIS) -> ChainComponent:
-    return chain(*urls, protocol="neo-n3", genesis=genesis)
 
 
 # Sound ones.
@@ -159,12 +77,6 @@ def test_a_height_that_rises_is_seen_rising(anvil: Path) -> None:
     assert found.healthy
 
 
-def test_n3_nodes_are_healthy(n3_way: Way, n3_backups: list[str]) -> None:
-    found = looked(n3(n3_way.url, *n3_backups))
-    assert healthy(found) == [True] * 3, found.endpoints
-    assert set(n3_way.asked) == {"getversion", "getblockcount", "getbestblockhash", "getblockheader"}
-
-
 # The way is bad.
 
 FAULTS = [
@@ -182,17 +94,16 @@ FAULTS = [
 ]
 
 
-def test_each_fault_has_its_reason_and_costs_the_good_node_nothing(
-    nodes: tuple[EvmNode, EvmNode], good: str, n3_node: str, n3_backups: list[str]
-) -> None:
+def test_each_fault_has_its_reason_and_costs_the_good_node_nothing(nodes: tuple[EvmNode, EvmNode], good: str) -> None:
     with ExitStack() as stack:
+        n3_node, backups = stack.enter_context(stand_in("rpc-n3")), stack.enter_context(stand_in("rpc-backups"))
         ways = [stack.enter_context(way_to(url)) for url in (nodes[0].url, n3_node) for _ in FAULTS]
         for way, (fault, _) in zip(ways, [*FAULTS, *FAULTS], strict=True):
             way.fault = fault
         urls = [way.url for way in ways]
         chains = {
             "evm": (chain(*urls[: len(FAULTS)], good), ""),
-            "n3": (n3(*urls[len(FAULTS) :], *n3_backups), ""),
+            "n3": (n3(*urls[len(FAULTS) :], f"{backups}/n3/1", f"{backups}/n3/2"), ""),
         }
         evm, neo = look_at_chains(chains)
     for one, (fault, reason) in zip(evm.endpoints[:-1], FAULTS, strict=True):
@@ -377,66 +288,3 @@ def test_a_node_of_another_network_with_the_same_id_is_told_by_its_genesis(
         voted = looked(chain(nodes[0].url, other.url, nodes[1].url))
         assert healthy(voted) == [True, False, True], voted.endpoints
         assert "block 0 is" in said(voted.endpoints[1])
-
-
-# Neo N3.
-
-
-def test_an_n3_node_that_answers_with_an_error(n3_way: Way, n3_backups: list[str]) -> None:
-    n3_way.error = {"code": -401, "message": "Access denied", "data": "\ud800\u001b[2J"}
-    found = looked(n3(n3_way.url, *n3_backups))
-    assert healthy(found) == [False, True, True]
-    assert said(found.endpoints[0]) == "getversion is answered with error -401: Access denied"
-    n3_way.error = {"code": "\ud800", "message": "\u001b[2J\ud800 two\nlines"}
-    assert "two lines" in said(looked(n3(n3_way.url)).endpoints[0])
-
-
-N3_LIES: list[tuple[str, Json, str]] = [
-    ("getversion", {}, "answers getversion with rubbish: None"),
-    ("getversion", {"protocol": {"network": str(MAGIC)}}, "answers getversion with rubbish: '860833102'"),
-    ("getblockcount", "6900000", "answers getblockcount with rubbish: '6900000'"),
-    ("getblockcount", "0x694920", "answers getblockcount with rubbish: '0x694920'"),
-    ("getblockcount", -5, "answers getblockcount with rubbish: -5"),
-    ("getblockcount", 10**400, "answers getblockcount with rubbish: 1000"),
-    ("getblockcount", 5, "contradicts itself: 5 blocks, and the best one has the index"),
-    ("getbestblockhash", "rubbish", "answers getbestblockhash with rubbish: 'rubbish'"),
-    ("getblockheader", {"index": 1, "hash": GENESIS, "time": 10**400}, "answers getblockheader with rubbish: 1000"),
-    ("getblockheader", "AAAA", "answers getblockheader with rubbish: 'AAAA'"),
-]
-
-
-def test_n3_nodes_that_say_something_wrong(n3_node: str, n3_backups: list[str]) -> None:
-    with lying_ways(n3_node, N3_LIES) as urls:
-        found = looked(n3(*urls, *n3_backups))
-    each_has_its_reason(found, N3_LIES)
-
-
-def test_ill_n3_nodes_among_sound_ones(n3_backups: list[str]) -> None:
-    with (
-        stand_in("rpc-n3", NODE_NETWORK=894710606) as other,
-        stand_in("rpc-n3", NODE_LAG=500) as late,
-        stand_in("rpc-n3", NODE_LAG=30) as later,
-        stand_in("rpc-n3", NODE_FORK=20) as fork,
-    ):
-        found = looked(n3(other, late, later, fork, *n3_backups))
-        assert healthy(found) == [False] * 4 + [True] * 2, found.endpoints
-        reasons = [said(one) for one in found.endpoints]
-        assert "is on network 894710606, not 860833102" in reasons[0]
-        assert "has another block 0" in reasons[0]
-        assert "old, and it does not move" in reasons[1]
-        assert "blocks behind the others" in reasons[1]
-        assert "blocks behind the others" in reasons[2]
-        assert "old" not in reasons[2]
-        assert "is on another fork" in reasons[3]
-        assert healthy(looked(n3(fork, n3_backups[0]))) == [False, False]
-        assert healthy(looked(n3(later, n3_backups[0]))) == [False, True]
-
-
-def test_an_n3_node_with_another_block_0_is_told_without_a_pin_too(n3_way: Way, n3_backups: list[str]) -> None:
-    n3_way.change = lambda method, result: (
-        result | {"hash": "0x" + "12" * 32} if isinstance(result, dict) and result.get("index") == 0 else result
-    )
-    assert "has another block 0" in said(looked(n3(n3_way.url, *n3_backups)).endpoints[0])
-    found = looked(n3(n3_way.url, *n3_backups, genesis=None))
-    assert healthy(found) == [False, True, True]
-    assert "block 0 is 0x12121212…" in said(found.endpoints[0])
