@@ -206,7 +206,7 @@ EVM_LIES: list[tuple[str, Json, str]] = [
     ("eth_getBlockByNumber", {"number": "0x14", "hash": "0x1", "timestamp": "0x1"}, "with rubbish: '0x1'"),
     ("eth_getBlockByNumber", {"number": "0x14", "hash": GENESIS, "timestamp": "0x" + "f" * 64}, "with rubbish"),
     ("eth_getBlockByNumber", {"number": "0x14", "hash": GENESIS, "timestamp": 10**400}, "with rubbish"),
-    ("eth_blockNumber", "0x13", "went back from block 20 to 19"),
+    ("eth_blockNumber", "0x1", "went back from block 20 to 1"),
     ("eth_blockNumber", "20", "answers eth_blockNumber with rubbish: '20'"),
     ("eth_blockNumber", -20, "answers eth_blockNumber with rubbish: -20"),
     ("eth_syncing", {"currentBlock": "0x1", "highestBlock": "0x20"}, "says itself that it lacks 31 blocks"),
