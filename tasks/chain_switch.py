@@ -156,7 +156,7 @@ def switch_endpoints(plan: Plan, stack: Stack, chosen: Choices, label: str) -> S
     if not after:
         return Switched()
     env_file.write(path, env_file.changed(text, after), keep=kept)
-    _note_left(plan, chosen)
+    _note(plan, {one.was: now() for one in chosen.switching if one.was})
     return Switched(file=path, kept=kept, before={name: was.get(name) for name in after}, after=after)
 
 
@@ -201,6 +201,8 @@ def put_back(plan: Plan, stack: Stack, switched: Switched) -> Switched:
     ours = env_file.changed(old, switched.after)
     set_before = {name: was for name, was in switched.before.items() if was is not None}
     env_file.write(switched.file, old if text == ours else env_file.changed(text, set_before))
+    # The next run takes another one, where there is one.
+    _note(plan, {url: now() for url in switched.after.values()}, back=tuple(set_before.values()))
     return Switched(file=switched.file, kept=switched.kept, before=dict(switched.after), after=set_before)
 
 
@@ -211,13 +213,13 @@ def _left(plan: Plan) -> dict[str, AwareDatetime]:
         return {}
 
 
-def _note_left(plan: Plan, chosen: Choices) -> None:
-    left = _left(plan) | {one.was: now() for one in chosen.switching if one.was}
+def _note(plan: Plan, left: Mapping[str, AwareDatetime], back: tuple[str, ...] = ()) -> None:
+    left = {url: at for url, at in _left(plan).items() if url not in back} | dict(left)
     try:
         write_note(note_file(plan, _NOTE), _Left(endpoints=left).model_dump_json(indent=2))
     except OSError as error:
         raise RecoveryError(
             f"which endpoint was left could not be written down: {error.strerror}",
-            state="the environment file has the new one already; no service was made anew",
+            state="the environment file is changed already; no service was made anew since",
             next_step="see to the room in platform.state, then run the same command again",
         ) from None

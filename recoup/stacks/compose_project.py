@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 ASK = timedelta(seconds=60)
 SANDBOX_LABEL = "io.recoup.sandbox"
 SIDECAR_LABEL = "io.recoup.sidecar"
+# What the docker client itself runs by; a platform's env file may have such names for its containers.
+_OF_THE_CLIENT = frozenset(("PATH", "HOME", "USER", "TMPDIR", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "SSH_AUTH_SOCK"))
 _DEFAULT_ENGINE = "unix:///var/run/docker.sock"
 
 
@@ -87,7 +89,8 @@ class Project:
 
     def _in_env_file(self) -> frozenset[str]:
         path = self._site.env_file
-        return frozenset(env_file.values(env_file.read(path))) if path and path.exists() else frozenset()
+        names = env_file.values(env_file.read(path)) if path and path.exists() else ()
+        return frozenset(name for name in names if name not in _OF_THE_CLIENT and not name.startswith("DOCKER_"))
 
     @cached_property
     def defined(self) -> frozenset[str]:

@@ -51,6 +51,8 @@ def test_silent_nodes_are_left_and_only_the_gateway_is_made_anew(
     monkeypatch.setenv("NEO_N3_RPC_URL", "https://mainnet2.neo.coz.io:443")
     monkeypatch.setenv("NEO_X_RPC_URL", "https://backup.neox.org:443")
     file = env_of(plan)
+    # For a container; the docker client has to be found all the same.
+    file.write_text(file.read_text() + "PATH=/nowhere\n")
     before, ids = file.read_text(), containers(engine, made)
     began = inject(open_stack(plan), ChainFault.SILENT, made.id)
     record = recover(plan, made, began)

@@ -213,6 +213,10 @@ def test_what_got_worse_is_put_back(platform: Platform, environment: Path, monke
     assert environment.read_bytes() == before
     assert platform.stack.environment(GATEWAY)["NEO_N3_RPC_URL"] == real.endpoints[0].url
     assert height(platform)
+    # It is not tried again while there is another.
+    record = recover(platform, plan, chains=(N3,))
+    assert record.verdict is Verdict.RECOVERED, record.why
+    assert platform.stack.environment(GATEWAY)["NEO_N3_RPC_URL"] == real.endpoints[1].url
 
 
 @pytest.mark.parametrize("step", ["switch-endpoints", f"renew-service-{GATEWAY}", "check-as-user"])
