@@ -150,6 +150,16 @@ def test_a_command_that_fails_tells_no_secret(platform: EnclavePlatform, monkeyp
     assert not any(one in text for one in (SECRET.decode(), SECRET.hex(), "correct-horse"))
 
 
+def test_a_command_that_complains_of_one_line_of_a_key_file_tells_no_line(platform: EnclavePlatform) -> None:
+    platform.secret.write_text("{\n  first line of the key\n  second line of the key\n}\n", encoding="utf-8")
+    platform.enclave["provision"]["command"] = [
+        *("sh", "-c", 'read one; read two; echo "cannot use $two, says the $0" >&2; cat >/dev/null; exit 3', "enclave")
+    ]
+    record = platform.recover()
+    assert "cannot use ********, says the enclave" in record.why
+    assert "line of the key" not in record.model_dump_json() + platform.ledger.read_text()
+
+
 def test_an_enclave_without_a_command_is_not_provisioned_by_guess(platform: EnclavePlatform) -> None:
     platform.enclave.pop("provision")
     record = platform.recover()
