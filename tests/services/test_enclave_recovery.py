@@ -205,6 +205,29 @@ def test_an_enclave_that_unsealed_its_secrets_itself_is_given_nothing(platform: 
     assert all(step.outcome is StepOutcome.DONE for step in record.steps)
 
 
+def test_an_enclave_that_serves_is_not_restarted_because_it_gives_no_quote_for_a_while(
+    platform: EnclavePlatform,
+) -> None:
+    assert platform.recover().verdict is Verdict.RECOVERED
+    platform.enclave |= {"start_timeout": "1s"}
+    platform.gives(lambda _: 503)
+    record = platform.recover()
+    assert record.verdict is not Verdict.RECOVERED
+    assert "start-enclave" not in {step.name for step in record.steps}
+    assert not self_test(platform.asked()).failed, "it has what it had"
+    assert preview(platform.plan, EnclaveRecovery(plan=platform.file))[-1] == "it would be given nothing"
+
+
+def test_an_enclave_that_could_not_be_attested_for_a_moment_is_provisioned_all_the_same(
+    platform: EnclavePlatform,
+) -> None:
+    good = platform.processor.hardware.quote
+    platform.gives(lambda nonce: good(nonce) if len(platform.processor.nonces) > 1 else good(nonce[::-1]))
+    record = platform.recover()
+    assert record.verdict is Verdict.RECOVERED
+    assert len(platform.provisioned) == 1
+
+
 def test_the_preview_changes_nothing_and_shows_what_would_run(platform: EnclavePlatform) -> None:
     lines = preview(platform.plan, EnclaveRecovery(plan=platform.file))
     assert lines[0].startswith("vault: attested, but its self-test fails")
