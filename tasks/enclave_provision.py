@@ -8,7 +8,7 @@ from datetime import timedelta
 from pydantic import SecretStr
 
 from recoup.errors import PreconditionError, ProgramError, RecoveryError
-from recoup.plan_enclave import Provisioning
+from recoup.plan_enclave import TOLD, Provisioning
 from recoup.records import Frozen
 from recoup.secrets import mask, resolve
 from tasks.enclave import Attested, Enclave
@@ -49,7 +49,7 @@ def provision_enclave(enclave: Enclave, attested: Attested) -> Provisioned:
             enclave.service,
             spec.command,
             timeout=spec.timeout,
-            env={"RECOUP_MRENCLAVE": attested.mrenclave, "RECOUP_REPORT_DATA": attested.report_data},
+            env=dict(zip(TOLD, (attested.mrenclave, attested.report_data), strict=True)),
             secrets=variables,
             stdin=given,
         )
