@@ -87,7 +87,7 @@ def recover_secrets(run: Run, request: EnclaveRecovery, *, alone: bool = True) -
     enclave = Enclave.of(plan, run.stack, run.job.component)
     # 1 how it is; looked at anew by a resumed run: an enclave that was restarted since has forgotten all
     found = step("Diagnose the enclave", diagnose_enclave, enclave, fresh=True)
-    # 2 a service that is down or gives no quote is started
+    # 2 a service that is down or gives no quote is started; one that serves is not, as it would lose what it has
     if found.condition in (Condition.DOWN, Condition.SILENT):
         act = start_services if found.condition is Condition.DOWN else restart_services
         step("Start the enclave's service", act, run.stack, (enclave.service,), name="start-enclave", fresh=True)
@@ -127,7 +127,7 @@ def preview(plan: Plan, request: EnclaveRecovery) -> tuple[str, ...]:
     enclave = Enclave.of(plan, open_stack(plan), component)
     found = look(enclave)
     lines = [f"{enclave.component}: {found}"]
-    if found.condition is Condition.REFUSED:
+    if found.condition in (Condition.REFUSED, Condition.SERVING):
         return (*lines, "it would be given nothing")
     if found.condition in (Condition.DOWN, Condition.SILENT):
         verb = "start" if found.condition is Condition.DOWN else "restart"
@@ -150,7 +150,8 @@ def preview(plan: Plan, request: EnclaveRecovery) -> tuple[str, ...]:
 
 
 def _lacks(run: Run, enclave: Enclave, found: Diagnosis) -> bool:
-    if found.condition in (Condition.DOWN, Condition.SILENT):
+    # Whatever kept it from being attested then is over now: whether it has its secrets was not seen yet.
+    if found.condition not in (Condition.WELL, *LACKING):
         found = run.steps.step("Look again", diagnose_enclave, enclave, name="diagnose-enclave-again", fresh=True)
     if found.condition is Condition.UNTESTED and enclave.spec.provision is None:
         return False

@@ -25,6 +25,10 @@ TcbStatus = Literal[
 ]
 
 
+# The variables in which the provisioning command is told what was attested: its measurement, its report data.
+TOLD = ("RECOUP_MRENCLAVE", "RECOUP_REPORT_DATA")
+
+
 class QuoteSource(Frozen):
     """Where the enclave's service gives a fresh quote: a GET of ``path`` on ``port``.
 

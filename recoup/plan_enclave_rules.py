@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from recoup.plan_enclave import EnclaveComponent, Provisioning
+from recoup.plan_enclave import TOLD, EnclaveComponent, Provisioning
 from recoup.plan_text import Place, Problem
 
 if TYPE_CHECKING:
@@ -62,7 +62,12 @@ def shares_give_one_secret(plan: Plan) -> Iterator[Problem]:
     """A secret comes whole or in shares; of these there are enough, each once, and one alone is not enough."""
     for name, enclave in _enclaves(plan):
         if enclave.provision is not None:
-            yield from _shares(enclave.provision, ("components", name, "provision"))
+            at: Place = ("components", name, "provision")
+            yield from _shares(enclave.provision, at)
+            for variable in TOLD:
+                if variable in enclave.provision.environment:
+                    why = "the command would take something else for what was attested"
+                    yield Problem((*at, "environment", variable), "a variable that recoup itself gives", why)
 
 
 def _shares(provision: Provisioning, at: Place) -> Iterator[Problem]:

@@ -70,3 +70,7 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise PreconditionError(f"the secret file {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise PreconditionError(
+            f"the secret file {path} is not text (UTF-8)", next_step="keep it in base64 or hexadecimal digits"
+        ) from None

@@ -28,6 +28,7 @@ class Condition(StrEnum):
 
     DOWN = "its service does not run"
     SILENT = "its service gives no quote"
+    SERVING = "its self-test passes, but its service gives no quote"
     REFUSED = "not what the plan pins, or not proven to be"
     WITHOUT_SECRETS = "attested, but its self-test fails"
     UNTESTED = "attested; the plan has no self-test that would tell whether it has its secrets"
@@ -134,7 +135,9 @@ def look(enclave: Enclave) -> Diagnosis:
         return Diagnosis(condition=Condition.DOWN, seen=f"{enclave.service}: {state.status}")
     attested = attest(enclave)
     if not attested.mrenclave:
-        return Diagnosis(condition=Condition.SILENT, seen=attested.wrong)
+        tested = self_test(enclave)
+        serving = bool(tested.checks) and not tested.failed
+        return Diagnosis(condition=Condition.SERVING if serving else Condition.SILENT, seen=attested.wrong)
     if not attested.accepted:
         return Diagnosis(condition=Condition.REFUSED, seen=attested.wrong)
     tested = self_test(enclave)

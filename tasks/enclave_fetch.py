@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 import json
+import sys
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -13,10 +14,12 @@ from pathlib import Path
 import dcap_qvl
 import httpx
 
-from recoup.errors import RecoveryError, first_line
+from recoup.errors import ProgramError, RecoveryError
 from recoup.places import write_note
 from recoup.plan_enclave import Collateral
+from recoup.process import Command, run
 from recoup.stacks import Stack
+from tasks.enclave_collateral import SAID
 from tasks.health import Answer, told
 from tasks.rpc import connection
 
@@ -72,12 +75,12 @@ def collateral_for(quote: bytes, source: Collateral) -> Given:
     trouble = ""
     if source.pccs is not None:
         try:
-            found = asyncio.run(_fetched(source.pccs, quote, source.patience))
-            return Given(_without_processor(found, quote), source.pccs, True)
-        except TimeoutError:
-            trouble = f"{source.pccs} gave no collateral within {source.patience.total_seconds():g} s"
-        except (ValueError, RuntimeError) as error:
-            trouble = f"{source.pccs} gave no collateral: {first_line(error)}"
+            return Given(_without_processor(_fetched(source.pccs, quote, source.patience), quote), source.pccs, True)
+        except ProgramError as error:
+            if error.returncode is None:
+                trouble = f"{source.pccs} gave no collateral within {source.patience.total_seconds():g} s"
+            else:
+                trouble = f"{source.pccs} gave no collateral: {_said(error)}"
     if source.file is None:
         raise RecoveryError(trouble, next_step="see to the PCCS, or name a file of collateral in the plan")
     try:
@@ -117,10 +120,16 @@ async def _get(url: str, shown: str, patience: timedelta) -> tuple[int, bytes]:
         raise Unanswered(f"{shown}: {why}", passing=True) from None
 
 
-async def _fetched(pccs: str, quote: bytes, patience: timedelta) -> str:
-    async with asyncio.timeout(patience.total_seconds()):
-        found = await dcap_qvl.get_collateral(pccs, quote)
-    return str(found.to_json())
+def _fetched(pccs: str, quote: bytes, patience: timedelta) -> str:
+    # With an arena for each thread a machine of many processors would reserve more than the program may have.
+    small = {"MALLOC_ARENA_MAX": "1", "TOKIO_WORKER_THREADS": "1"}
+    argv = (sys.executable, "-I", str(Path(__file__).with_name("enclave_collateral.py")), pccs)
+    return run(Command(argv, small), timeout=patience, stdin=quote).text
+
+
+def _said(error: ProgramError) -> str:
+    broken = "its answer is too large, or breaks who reads it"
+    return error.stderr.strip()[:_SHOWN] if error.returncode == SAID else broken
 
 
 def _without_processor(text: str, quote: bytes) -> str:

@@ -8,12 +8,15 @@ from datetime import timedelta
 from pydantic import SecretStr
 
 from recoup.errors import PreconditionError, ProgramError, RecoveryError
-from recoup.plan_enclave import Provisioning
+from recoup.plan_enclave import TOLD, Provisioning
 from recoup.records import Frozen
 from recoup.secrets import mask, resolve
 from tasks.enclave import Attested, Enclave
 from tasks.enclave_shares import put_together
 from tasks.step import note, step
+
+# A shorter line of a secret, a brace say, hides nothing and would blot out what the program says.
+_TELLING = 8
 
 
 class Provisioned(Frozen):
@@ -39,14 +42,14 @@ def provision_enclave(enclave: Enclave, attested: Attested) -> Provisioned:
     spec = command_of(enclave)
     given, wrong = _input(spec)
     variables = {name: resolve(reference) for name, reference in spec.environment.items()}
-    hidden = (*variables.values(), *_spellings(given))
+    hidden = _spellings(given, *(one.get_secret_value().encode() for one in variables.values()))
     note(f"provisioning {enclave.component}: {spec.command[0]}")
     try:
         done = enclave.stack.execute(
             enclave.service,
             spec.command,
             timeout=spec.timeout,
-            env={"RECOUP_MRENCLAVE": attested.mrenclave, "RECOUP_REPORT_DATA": attested.report_data},
+            env=dict(zip(TOLD, (attested.mrenclave, attested.report_data), strict=True)),
             secrets=variables,
             stdin=given,
         )
@@ -78,7 +81,12 @@ def _input(spec: Provisioning) -> tuple[bytes, tuple[str, ...]]:
     return b"", ()
 
 
-def _spellings(given: bytes) -> tuple[SecretStr, ...]:
-    """Give what a program might call the secret when it complains."""
-    plain, base64 = given.decode("utf-8", "ignore"), b64encode(given).decode()
-    return tuple(SecretStr(one) for one in (plain, given.hex(), given.hex().upper(), base64) if one)
+def _spellings(*given: bytes) -> tuple[SecretStr, ...]:
+    """Give what a program might call its secrets when it complains, longest first: whole, or a line of a key file."""
+    parts = (*given, *(line for one in given for line in map(bytes.strip, one.splitlines()) if len(line) >= _TELLING))
+    spelled = {
+        spelling
+        for one in parts
+        for spelling in (one.decode("utf-8", "ignore"), one.hex(), one.hex().upper(), b64encode(one).decode())
+    }
+    return tuple(SecretStr(one) for one in sorted(spelled, key=len, reverse=True) if one)

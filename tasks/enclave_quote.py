@@ -66,7 +66,8 @@ class Refused:
 
 class _Findings(BaseModel):
     status: str
-    advisory_ids: tuple[str, ...] = ()
+    # No default: were it ever left out or named otherwise, every advisory would be put up with.
+    advisory_ids: tuple[str, ...]
 
 
 def read_report(quote: bytes) -> Report:

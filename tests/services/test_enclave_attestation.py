@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import resource
 import socket
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
@@ -208,3 +211,26 @@ def test_a_pccs_that_is_silent_is_given_up_in_time(platform: EnclavePlatform) ->
         found = named(attest(platform.asked()).checks, "signature")
     assert found.outcome is Outcome.UNPROVEN
     assert f"{url} gave no collateral within 0.5 s" in found.seen
+
+
+def test_a_pccs_whose_answer_never_ends_costs_the_recovery_no_memory(platform: EnclavePlatform) -> None:
+    class Flood(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(bytes(1 << 20))
+
+        def log_message(self, format: str, *args: object) -> None:
+            return
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with serving(Flood) as port:
+        platform.enclave["collateral"] = {"pccs": f"http://127.0.0.1:{port}", "patience": "5s"}
+        found = named(attest(platform.asked()).checks, "signature")
+    assert found.outcome is Outcome.UNPROVEN
+    assert "gave no collateral" in found.seen
+    assert "RUST_BACKTRACE" not in found.seen
+    # In kB; a recovery that reads on has a gigabyte in some seconds.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000

@@ -150,6 +150,16 @@ def test_a_command_that_fails_tells_no_secret(platform: EnclavePlatform, monkeyp
     assert not any(one in text for one in (SECRET.decode(), SECRET.hex(), "correct-horse"))
 
 
+def test_a_command_that_complains_of_one_line_of_a_key_file_tells_no_line(platform: EnclavePlatform) -> None:
+    platform.secret.write_text("{\n  first line of the key\n  second line of the key\n}\n", encoding="utf-8")
+    platform.enclave["provision"]["command"] = [
+        *("sh", "-c", 'read one; read two; echo "cannot use $two, says the $0" >&2; cat >/dev/null; exit 3', "enclave")
+    ]
+    record = platform.recover()
+    assert "cannot use ********, says the enclave" in record.why
+    assert "line of the key" not in record.model_dump_json() + platform.ledger.read_text()
+
+
 def test_an_enclave_without_a_command_is_not_provisioned_by_guess(platform: EnclavePlatform) -> None:
     platform.enclave.pop("provision")
     record = platform.recover()
@@ -193,6 +203,29 @@ def test_an_enclave_that_unsealed_its_secrets_itself_is_given_nothing(platform: 
     assert record.verdict is Verdict.RECOVERED
     assert len(platform.provisioned) == before
     assert all(step.outcome is StepOutcome.DONE for step in record.steps)
+
+
+def test_an_enclave_that_serves_is_not_restarted_because_it_gives_no_quote_for_a_while(
+    platform: EnclavePlatform,
+) -> None:
+    assert platform.recover().verdict is Verdict.RECOVERED
+    platform.enclave |= {"start_timeout": "1s"}
+    platform.gives(lambda _: 503)
+    record = platform.recover()
+    assert record.verdict is not Verdict.RECOVERED
+    assert "start-enclave" not in {step.name for step in record.steps}
+    assert not self_test(platform.asked()).failed, "it has what it had"
+    assert preview(platform.plan, EnclaveRecovery(plan=platform.file))[-1] == "it would be given nothing"
+
+
+def test_an_enclave_that_could_not_be_attested_for_a_moment_is_provisioned_all_the_same(
+    platform: EnclavePlatform,
+) -> None:
+    good = platform.processor.hardware.quote
+    platform.gives(lambda nonce: good(nonce) if len(platform.processor.nonces) > 1 else good(nonce[::-1]))
+    record = platform.recover()
+    assert record.verdict is Verdict.RECOVERED
+    assert len(platform.provisioned) == 1
 
 
 def test_the_preview_changes_nothing_and_shows_what_would_run(platform: EnclavePlatform) -> None:

@@ -6,6 +6,7 @@ import random
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import dcap_qvl
 import pytest
 
 from recoup.errors import RecoveryError
@@ -300,3 +301,17 @@ def test_rubbish_is_no_quote_and_no_accident() -> None:
             changed[chance.randrange(3600)] ^= chance.randrange(1, 256)
         samples.append(bytes(changed))
     assert [sample for sample in samples if is_believed(sample)] == []
+
+
+class _Silent:
+    """What a later dcap-qvl may give, which calls the advisories otherwise."""
+
+    def to_json(self) -> str:
+        return '{"status": "UpToDate", "advisoryIds": ["INTEL-SA-00615"]}'
+
+
+def test_advisories_that_are_not_told_are_not_taken_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dcap_qvl, "verify", lambda *_: _Silent())
+    found = verify(QUOTE, COLLATERAL, VALID)
+    assert isinstance(found, Refused)
+    assert not found.judged

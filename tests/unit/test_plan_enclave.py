@@ -72,6 +72,11 @@ def test_a_whole_enclave_is_right(tmp_path: Path) -> None:
         ({"quote": None, "collateral": None}, "provision", "without quote"),
         ({"collateral": None}, "quote", "no collateral to verify it with"),
         ({"collateral": {}}, "collateral", "neither pccs nor file"),
+        (
+            {"provision": {"command": ["x"], "environment": {"RECOUP_REPORT_DATA": "env:S"}}},
+            "provision.environment.RECOUP_REPORT_DATA",
+            "recoup itself gives",
+        ),
         ({"tcb": []}, "tcb", "at least one is needed"),
         ({"tcb": ["Revoked"]}, "tcb[0]", "UpToDate"),
         ({"advisories": ["anything"]}, "advisories[0]", "pattern"),

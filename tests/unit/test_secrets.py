@@ -45,3 +45,10 @@ def test_what_is_missing_or_empty_is_a_precondition_that_names_the_place(
 def test_every_occurrence_is_masked_and_an_empty_secret_masks_nothing() -> None:
     text = "postgres://neo:s3cret@db s3cret"
     assert mask(text, (SecretStr("s3cret"), SecretStr(""))) == "postgres://neo:********@db ********"
+
+
+def test_a_secret_that_is_no_text_is_refused_in_plain_words(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_bytes(b"\xff\xfe" * 16)
+    with pytest.raises(PreconditionError, match="is not text"):
+        resolve(f"file:{path}")
