@@ -141,15 +141,24 @@ def test_the_backup_is_scheduled_as_often_as_the_plan_needs(api: Api, sandbox: S
 def test_what_people_need_is_offered_and_retention_is_applied_by_schedule(api: Api) -> None:
     offered = {str(one["name"]): one for one in api.post("/deployments/filter", {})}
     by_clock = {"back-up-database", "back-up-redis", "back-up-configuration", "prune-backups", "validate"}
-    by_hand = {f"recover-{one}" for one in ("database", "redis", "service", "platform", "configuration")}
-    by_hand |= {"restore-table", "verify-database-backup", "drill-database", "drill-redis", "drill-service"} | {
-        "drill-platform",
-        "drill-rollback",
-    }
+    recovered = ("database", "redis", "service", "platform", "configuration", "blockchain")
+    drilled = ("database", "redis", "service", "platform", "rollback", "blockchain")
+    by_hand = {f"recover-{one}" for one in recovered} | {f"drill-{one}" for one in drilled}
+    by_hand |= {"restore-table", "verify-database-backup"}
     assert set(offered) == by_hand | by_clock
     for name, deployment in offered.items():
         assert bool(deployment["schedules"]) == (name in by_clock), name
         assert deployment["description"], name
+
+
+def test_chains_are_looked_after_through_the_api(api: Api, home: Path) -> None:
+    for name in ("back-up-database", "back-up-redis"):
+        _, state, message = api.run(name)
+        assert state == "COMPLETED", message
+    run, state, message = api.run("recover-blockchain", reason="started through the API")
+    assert state == "COMPLETED", message
+    record = next(one for one in Ledger(home / "ledger.jsonl").records() if one.run_id == run)
+    assert (record.procedure, record.verdict) == ("blockchain", Verdict.RECOVERED)
 
 
 def test_configuration_is_brought_back_and_a_table_restored_through_the_api(
@@ -200,7 +209,7 @@ def checklist_of(api: Api, run: str) -> list[dict[str, str]]:
     (artifact,) = api.post("/artifacts/filter", {"artifacts": which})
     assert artifact["type"] == "table"
     rows: list[dict[str, str]] = json.loads(str(artifact["data"]))
-    assert len(rows) == 12
+    assert len(rows) == 13
     return rows
 
 
