@@ -71,13 +71,13 @@ def _endpoint(seen: ChainSeen) -> tuple[Outcome, str]:
 
 def _used(stack: Stack, chain: ChainComponent, url: str) -> tuple[Outcome, str]:
     """Read from the services as they run, not from the file they were made from."""
-    has = {one: stack.environment(one).get(chain.variable) for one in stack.names}
-    users = {service: value for service, value in has.items() if value is not None}
-    if other := [f"{service} has {value}" for service, value in users.items() if value != url]:
+    has = [(one, each.get(chain.variable)) for one in stack.names for each in stack.environments(one)]
+    users = [(service, value) for service, value in has if value is not None]
+    if other := [f"{service} has {value}" for service, value in users if value != url]:
         return Outcome.FAILED, f"{'; '.join(other)}, and not {url}"
     if not users:
         return Outcome.UNPROVEN, f"no service has {chain.variable}"
-    return Outcome.PASSED, f"{', '.join(users)}: {url}"
+    return Outcome.PASSED, f"{', '.join(dict(users))}: {url}"
 
 
 def _moves(

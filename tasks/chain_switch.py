@@ -98,7 +98,7 @@ def endpoint_in_use(stack: Stack, chain: ChainComponent) -> str:
     path = stack.env_file
     if path and (said := env_file.values(env_file.read(path)).get(chain.variable)):
         return said
-    running = (stack.environment(one).get(chain.variable) for one in stack.names)
+    running = (has.get(chain.variable) for one in stack.names for has in stack.environments(one))
     return next((one for one in running if one), chain.endpoints[0].url)
 
 
@@ -164,18 +164,19 @@ def users_of(stack: Stack, wanted: Mapping[str, str], old: Mapping[str, str]) ->
     """Give the services that have one of these variables, under its name or with its ``old`` value under another."""
     values = set(old.values())
 
-    def uses(service: str) -> bool:
-        has = stack.environment(service)
+    def uses(has: Mapping[str, str]) -> bool:
         return any(name in wanted or value in values for name, value in has.items())
 
-    return tuple(one for one in stack.names if uses(one))
+    return tuple(one for one in stack.names if any(map(uses, stack.environments(one))))
 
 
 def stale(stack: Stack, service: str, wanted: Mapping[str, str], old: Mapping[str, str]) -> bool:
-    """Say whether a service was made with other values than these."""
-    has = stack.environment(service)
+    """Say whether an instance of a service was made with other values than these."""
     gone = {value for name, value in old.items() if wanted.get(name) != value}
-    return any(has.get(name, value) != value for name, value in wanted.items()) or any(v in gone for v in has.values())
+    return any(
+        any(has.get(name, value) != value for name, value in wanted.items()) or any(v in gone for v in has.values())
+        for has in stack.environments(service)
+    )
 
 
 @step(timeout=timedelta(minutes=5))

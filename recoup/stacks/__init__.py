@@ -166,8 +166,8 @@ class Stack(Protocol):
         """
         ...
 
-    def environment(self, service: str) -> Mapping[str, str]:
-        """Give the variables that the service was made with, passwords perhaps among them; none when it never was."""
+    def environments(self, service: str) -> tuple[Mapping[str, str], ...]:
+        """Give the variables that each instance of the service was made with, passwords perhaps among them."""
         ...
 
     def image(self, service: str) -> str:

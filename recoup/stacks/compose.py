@@ -186,13 +186,15 @@ class ComposeStack:
     def recreate(
         self, service: str, *, timeout: timedelta = START, image: str = "", env: Mapping[str, str] = {}
     ) -> None:
-        self._project.of(service)
-        argv = ("up", "--detach", "--no-deps", "--force-recreate", service)
+        replicas = len(self._project.of(service))
+        # What was scaled by hand is scaled back otherwise.
+        scale = ("--scale", f"{service}={replicas}") if replicas > 1 else ()
+        argv = ("up", "--detach", "--no-deps", "--force-recreate", *scale, service)
         with otherwise(self._project, service, image, env) as also:
             self._project.compose(*argv, timeout=timeout, also=also)
 
-    def environment(self, service: str) -> Mapping[str, str]:
-        return next((environment(one) for one in self._project.of(service)), {})
+    def environments(self, service: str) -> tuple[Mapping[str, str], ...]:
+        return tuple(environment(one) for one in self._project.of(service))
 
     def image(self, service: str) -> str:
         found = self._project.of(service)

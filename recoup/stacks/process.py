@@ -141,8 +141,8 @@ class ProcessStack:
         self._spec = read_spec(self.directory, self._code)
         self._make(process_made.otherwise(self.directory, self._service(service), image, env), timeout)
 
-    def environment(self, service: str) -> Mapping[str, str]:
-        return process_made.made(self.directory, self._service(service)).env if self.image(service) else {}
+    def environments(self, service: str) -> tuple[Mapping[str, str], ...]:
+        return (process_made.made(self.directory, self._service(service)).env,) if self.image(service) else ()
 
     def image(self, service: str) -> str:
         return process_made.image(self.directory, self._service(service).name)

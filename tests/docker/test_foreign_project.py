@@ -9,9 +9,14 @@ from uuid import uuid4
 
 import pytest
 
+from recoup import env_file
 from recoup.errors import PreconditionError, RecoveryError
-from recoup.plan import ComposeSite
+from recoup.plan import ChainComponent, ComposeSite, Endpoint, Plan, load_plan
+from recoup.records import Check, Outcome
+from recoup.stacks import open_stack
 from recoup.stacks.compose import ComposeStack
+from tasks.chain_check import check_chains
+from tasks.chain_switch import renew_service
 from tests.docker.conftest import Sandbox
 from tests.stack_behaviour import SOON, eventually
 
@@ -107,3 +112,68 @@ def test_a_volume_that_cannot_be_renamed_is_refused_in_words(foreign: ComposeSta
     foreign.stop("cache")
     with pytest.raises(PreconditionError, match=r"not a plain local one.*tmpfs"):
         foreign.put_aside("cache", label="no")
+
+
+# What production may be: scaled by hand, told the endpoint under another name, with a job that ran once.
+USERS = """
+services:
+  web: &web
+    image: {image}
+    command: ["sleep", "600"]
+    stop_grace_period: 0s
+    environment: {{NEO_N3_RPC_URL: "${{NEO_N3_RPC_URL:-http://127.0.0.1:9/one}}"}}
+  odd:
+    <<: *web
+    environment: {{NODE: "${{NEO_N3_RPC_URL:-http://127.0.0.1:9/one}}"}}
+  job:
+    <<: *web
+    command: ["true"]
+"""
+ONE, TWO, N3 = "http://127.0.0.1:9/one", "http://127.0.0.1:9/two", "neo-n3"
+
+
+@pytest.fixture
+def users(sandbox: Sandbox, tmp_path: Path) -> Iterator[Plan]:
+    """Give the plan of a platform whose services use a chain, and whose env file does not name it yet."""
+    assert sandbox.site.env_file
+    file, env = tmp_path / "compose.yaml", tmp_path / ".env"
+    file.write_text(USERS.format(image=env_file.values(env_file.read(sandbox.site.env_file))["RECOUP_REDIS_IMAGE"]))
+    env.write_text("OTHER=1\n")
+    site = ComposeSite(file=file, project=f"users-{uuid4().hex[:8]}", env_file=env)
+    plan = load_plan(Path(__file__).parents[2] / "infra" / "plan.yaml")
+    chain = plan.component(N3)
+    assert isinstance(chain, ChainComponent)
+    chain = chain.model_copy(update={"endpoints": (Endpoint(url=ONE), Endpoint(url=TWO)), "gateway": None})
+    compose = ["docker", "compose", "-p", site.project, "-f", str(file), "--env-file", str(env)]
+    up = ["up", "--detach", "--scale", "web=2"]
+    subprocess.run([*compose, *up], check=True, timeout=120, capture_output=True)
+    yield plan.model_copy(
+        update={
+            "platform": plan.platform.model_copy(update={"stack": site, "state": tmp_path}),
+            "components": {**plan.components, N3: chain},
+        }
+    )
+    subprocess.run([*compose, "down", "--timeout", "0"], check=True, timeout=120, capture_output=True)
+
+
+def used(plan: Plan, url: str) -> Check:
+    found = check_chains.fn(plan, open_stack(plan), {N3: url}).checks
+    return next(one for one in found if one.name == f"{N3}: the services use it")
+
+
+def test_every_replica_is_made_anew_and_stays(users: Plan) -> None:
+    stack, wanted, old = open_stack(users), {"NEO_N3_RPC_URL": TWO}, {"NEO_N3_RPC_URL": ONE}
+    assert isinstance(stack, ComposeStack)
+    assert stack.env_file
+    stack.env_file.write_text(f"NEO_N3_RPC_URL={TWO}\n")
+    # As a run that was killed between the two leaves it.
+    subprocess.run(["docker", "rm", "--force", f"{stack.name}-web-1"], check=True, timeout=60, capture_output=True)
+    site = users.platform.stack
+    assert isinstance(site, ComposeSite)
+    compose = ["docker", "compose", "-p", site.project, "-f", str(site.file), "--env-file", str(stack.env_file)]
+    up = ["up", "--detach", "--no-recreate", "--scale", "web=2", "web"]
+    subprocess.run([*compose, *up], check=True, timeout=120, capture_output=True)
+    assert sorted(one["NEO_N3_RPC_URL"] for one in stack.environments("web")) == [ONE, TWO]
+    assert used(users, TWO).outcome is Outcome.FAILED
+    renew_service.fn(users, stack, "web", wanted, old)
+    assert [one["NEO_N3_RPC_URL"] for one in stack.environments("web")] == [TWO, TWO]

@@ -127,7 +127,7 @@ def test_a_node_that_cannot_be_trusted_is_left_for_a_healthy_one(
     assert kept.read_bytes() == before
     assert stat.S_IMODE(kept.stat().st_mode) == 0o640
     # The services: the one that uses the chains has them, nobody else was touched.
-    assert platform.stack.environment(GATEWAY)["NEO_N3_RPC_URL"] == n3[1]
+    assert platform.stack.environments(GATEWAY)[0]["NEO_N3_RPC_URL"] == n3[1]
     assert started(platform, *others) == others
     first = height(platform)
     eventually("the chain moves for users", lambda: height(platform) > first)
@@ -168,7 +168,7 @@ def test_one_chain_without_a_healthy_endpoint_does_not_keep_the_other_from_being
     record = recover(platform, plan)
     assert record.verdict is Verdict.NOT_RECOVERED
     assert f"{X}: no endpoint is healthy: {dead.url}: connection refused" in record.why
-    assert platform.stack.environment(GATEWAY)["NEO_N3_RPC_URL"] == urls(platform, N3)[1]
+    assert platform.stack.environments(GATEWAY)[0]["NEO_N3_RPC_URL"] == urls(platform, N3)[1]
     assert height(platform)
 
 
@@ -193,7 +193,7 @@ def test_a_healthy_endpoint_is_kept_and_a_better_one_is_gone_back_to_only_when_a
     plan = platform.plan.model_copy(update={"components": {**platform.plan.components, N3: rested}})
     record = recover(platform, plan, back=True, chains=(N3,))
     assert record.verdict is Verdict.RECOVERED, record.why
-    assert platform.stack.environment(GATEWAY)["NEO_N3_RPC_URL"] == n3[0]
+    assert platform.stack.environments(GATEWAY)[0]["NEO_N3_RPC_URL"] == n3[0]
 
 
 def test_what_got_worse_is_put_back(platform: Platform, environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,12 +211,12 @@ def test_what_got_worse_is_put_back(platform: Platform, environment: Path, monke
     assert "it got worse" in record.why
     assert "as it was" in record.state_left
     assert environment.read_bytes() == before
-    assert platform.stack.environment(GATEWAY)["NEO_N3_RPC_URL"] == real.endpoints[0].url
+    assert platform.stack.environments(GATEWAY)[0]["NEO_N3_RPC_URL"] == real.endpoints[0].url
     assert height(platform)
     # It is not tried again while there is another.
     record = recover(platform, plan, chains=(N3,))
     assert record.verdict is Verdict.RECOVERED, record.why
-    assert platform.stack.environment(GATEWAY)["NEO_N3_RPC_URL"] == real.endpoints[1].url
+    assert platform.stack.environments(GATEWAY)[0]["NEO_N3_RPC_URL"] == real.endpoints[1].url
 
 
 @pytest.mark.parametrize("step", ["switch-endpoints", f"renew-service-{GATEWAY}", "check-as-user"])
@@ -230,7 +230,7 @@ def test_killed_at_a_step_it_goes_on(step: str, platform: Platform, environment:
     assert record.verdict is Verdict.RECOVERED, record.why
     assert record.run_id == left.header.run_id
     assert record.clock.began == began
-    assert platform.stack.environment(GATEWAY)["NEO_N3_RPC_URL"] == urls(platform, N3)[1]
+    assert platform.stack.environments(GATEWAY)[0]["NEO_N3_RPC_URL"] == urls(platform, N3)[1]
     kept = list(environment.parent.glob(f"{ENV_FILE}.before-{record.run_id}"))
     assert [urls(platform, N3)[0] in one.read_text() for one in kept] == [True]
     resumed = {one.name for one in record.steps if one.resumed}
@@ -244,7 +244,7 @@ def test_a_switch_by_hand_that_nobody_deployed_is_deployed(platform: Platform, e
     environment.write_text(env_file.changed(environment.read_text(), {"NEO_N3_RPC_URL": n3[2]}))
     record = recover(platform, chains=(N3,))
     assert record.verdict is Verdict.RECOVERED, record.why
-    assert platform.stack.environment(GATEWAY)["NEO_N3_RPC_URL"] == n3[2]
+    assert platform.stack.environments(GATEWAY)[0]["NEO_N3_RPC_URL"] == n3[2]
 
 
 def test_a_dry_run_says_it_all_and_does_nothing(
