@@ -30,7 +30,7 @@ from tasks.chain_switch import (
     switch_endpoints,
     users_of,
 )
-from tasks.contract import ContractsSeen, check_contracts
+from tasks.contract import ContractsSeen, check_contracts, names_of, pinned_in
 from tasks.service_data import check_stores
 from tasks.service_look import depends_on
 from tasks.smoke import check_as_user
@@ -91,16 +91,20 @@ def _procedure(run: Run, names: tuple[str, ...], back: bool) -> None:
     # 3 the environment file, whole or not at all; the old one stays beside
     switched = step("Switch the endpoints", switch_endpoints, plan, run.stack, chosen, run_id)
     # 4 only the services that use them, in dependency order
-    wanted = {chains_of(plan)[one.chain].variable: one.use for one in chosen.choices if one.use}
-    old = {name: was for name, was in switched.before.items() if was is not None}
-    ill = _renew(run, "Make anew", "", wanted, old)
+    variables = {one.chain: chains_of(plan)[one.chain].variable for one in chosen.choices}
+    wanted = {variables[one.chain]: one.use for one in chosen.choices if one.use}
+    ill = _renew(run, "Make anew", "", wanted, switched.left)
     # 5 users are served, and the chains move for them by the new endpoints
     user = step("Check as a user, through the gateway", check_as_user, plan, run.stack, USER_DEADLINE, fresh=True)
     by_chain = {one.chain: one.use for one in chosen.choices if one.use}
     checked = step("Check the chains", check_chains, plan, run.stack, by_chain, fresh=True)
     # 6 what got worse is undone
-    if switched.after and (ill or set(checked.wrong) & {one.chain for one in chosen.switching}):
-        _undo(run, switched, "; ".join((*(one.wrong for one in ill), *([str(checked)] if checked.wrong else []))))
+    worse = [*(one.wrong for one in ill), *([str(checked)] if checked.wrong else [])]
+    if switched.after and (ill or any(variables[name] in switched.after for name in checked.wrong)):
+        _undo(run, switched, "; ".join(worse))
+    # What a killed run was undoing is undone to the end: the file is the old one by now, or soon.
+    if switched.after and run.steps.opened_before(put_back):
+        _undo(run, switched, "; ".join(worse) or "so the run found that was killed while it put the old ones back")
     # 7 the contracts by those endpoints, and what the stores hold
     contracts = step("Prove the contracts", check_contracts, plan, by_chain, fresh=True)
     stores = step("Look at what the stores hold", check_stores, plan, run.stack, run.began, fresh=True)
@@ -135,7 +139,7 @@ def _none_healthy(chosen: Choices, state: str) -> None:
 def _renew(run: Run, verb: str, part: str, wanted: Mapping[str, str], old: Mapping[str, str]) -> tuple[Renewed, ...]:
     """Make the services anew that use these endpoints, independent ones at the same time; gives those not well."""
     plan, stack = run.job.plan, run.stack
-    users = users_of(stack, wanted, old)
+    users = users_of(plan, stack, wanted, old)
     names = {service: name for name, one in plan.components.items() if (service := service_of(one)) in users}
     of = {names.get(service, service): service for service in users}
     ill: list[Renewed] = []
@@ -161,12 +165,20 @@ def _undo(run: Run, switched: Switched, why: str) -> None:
 
 
 def _of_contracts(plan: Plan, seen: ContractsSeen, began: datetime | None) -> tuple[StoreLoss, ...]:
-    """Give what the contracts lost: nothing where each was proven to be what was pinned, else it is not known."""
-    stores = {one.store for one in plan.components.values() if isinstance(one, ContractComponent)}
-    proven = bool(seen.checks) and all(check.outcome is Outcome.PASSED for check in seen.checks)
-    basis = "the chain keeps them: each is what was pinned" if proven else "not every contract was proven"
-    point = began if proven else None
-    return tuple(store_loss(store, plan.rpo(store), began, point, basis) for store in sorted(stores))
+    """Give what the contracts lost: nothing where each of a store was proven to be what was pinned, else not known."""
+    proven = {one.name for one in seen.checks if one.outcome is Outcome.PASSED}
+    stores: dict[str, set[str]] = {}
+    for component in plan.components.values():
+        if isinstance(component, ContractComponent):
+            stores.setdefault(component.store, set())
+    for pinned in pinned_in(plan):
+        stores[pinned.store].update(names_of(pinned))
+    return tuple(
+        store_loss(store, plan.rpo(store), began, began, "the chain keeps them: each is what was pinned")
+        if names and names <= proven
+        else store_loss(store, plan.rpo(store), began, None, "not every contract was proven")
+        for store, names in sorted(stores.items())
+    )
 
 
 def _left(switched: Switched) -> str:

@@ -19,6 +19,6 @@ def preview(plan: Plan, request: BlockchainRecovery) -> tuple[str, ...]:
     chains = chains_of(plan)
     wanted = {chains[one.chain].variable: one.use for one in chosen.switching}
     lines += [f"write {name}={url} into {stack.env_file}, the old file kept beside" for name, url in wanted.items()]
-    users = users_of(stack, wanted, {chains[one.chain].variable: one.was for one in chosen.switching})
+    users = users_of(plan, stack, wanted, {chains[one.chain].variable: one.was for one in chosen.switching})
     lines += [f"docker compose up --detach --no-deps --force-recreate {user}" for user in users]
     return (*lines, "check the gateway as a user, the chains, and what the stores hold; put the old file back if worse")

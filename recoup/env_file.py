@@ -27,8 +27,8 @@ def values(text: str) -> dict[str, str]:
     return {one.key: one.value or "" for one in _bindings(text) if one.key and not one.error}
 
 
-def changed(text: str, new: Mapping[str, str]) -> str:
-    """Give the text with these variables set and every other line, comment and order kept.
+def changed(text: str, new: Mapping[str, str | None]) -> str:
+    """Give the text with these variables set, or taken out (None), and every other line, comment and order kept.
 
     Of one that stands there several times the last is changed, which is the one that counts; one that does not is
     added at the end. Raises PreconditionError for a value that no such file can hold.
@@ -38,14 +38,14 @@ def changed(text: str, new: Mapping[str, str]) -> str:
     parts = [one.original.string for one in bindings]
     for name, at in last.items():
         assert name is not None
-        parts[at] = _line(parts[at], name, new[name])
+        value = new[name]
+        blank = parts[at][: len(parts[at]) - len(parts[at].lstrip())]
+        parts[at] = blank if value is None else _line(parts[at], name, value)
     whole = (_MARK if text.startswith(_MARK) else "") + "".join(parts)
     end = "\r\n" if "\r\n" in text else "\n"
-    for name in new:
-        if name not in last:
-            whole += (
-                "" if whole in ("", _MARK) or whole.endswith("\n") else end
-            ) + f"{name}={_written(new[name])}{end}"
+    for name, value in new.items():
+        if name not in last and value is not None:
+            whole += ("" if whole in ("", _MARK) or whole.endswith("\n") else end) + f"{name}={_written(value)}{end}"
     return whole
 
 

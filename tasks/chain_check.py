@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from datetime import timedelta
@@ -16,7 +16,7 @@ from recoup.plan import ChainComponent, Plan
 from recoup.records import Check, Frozen, Outcome, Subject
 from recoup.stacks import Stack
 from tasks.chain import look_at_chains
-from tasks.chain_switch import chains_of
+from tasks.chain_switch import chains_of, is_job, named_in_file
 from tasks.health import told
 from tasks.smoke import Door
 from tasks.smoke_requests import json_object
@@ -56,7 +56,7 @@ def _check(plan: Plan, stack: Stack, name: str, chain: ChainComponent, url: str)
     seen = look_at_chains({name: (chain, url)})[0]
     return (
         _check_of(f"{name}: its endpoint is healthy", Subject.STATUS, _endpoint(seen)),
-        _check_of(f"{name}: the services use it", Subject.STATUS, _used(stack, chain, url)),
+        _check_of(f"{name}: the services use it", Subject.STATUS, _used(plan, stack, chain, url)),
         _check_of(f"{name}: users see it move", Subject.USER, _moves(plan, stack, name, chain, seen.current)),
     )
 
@@ -69,15 +69,22 @@ def _endpoint(seen: ChainSeen) -> tuple[Outcome, str]:
     return (Outcome.PASSED if seen.well else Outcome.FAILED), str(seen.current)
 
 
-def _used(stack: Stack, chain: ChainComponent, url: str) -> tuple[Outcome, str]:
-    """Read from the services as they run, not from the file they were made from."""
-    has = [(one, each.get(chain.variable)) for one in stack.names for each in stack.environments(one)]
-    users = [(service, value) for service, value in has if value is not None]
-    if other := [f"{service} has {value}" for service, value in users if value != url]:
+def _used(plan: Plan, stack: Stack, chain: ChainComponent, url: str) -> tuple[Outcome, str]:
+    """Read from the services as they run, and from the file that they are made from the next time."""
+    has = [(one, each.get(chain.variable, url if url in each.values() else None)) for one, each in _made(stack)]
+    users = [(one, value) for one, value in has if value is not None and (value == url or not is_job(plan, stack, one))]
+    other = [f"{service} has {value}" for service, value in users if value != url]
+    if (named := named_in_file(stack, chain)) and named != url:
+        other.append(f"{stack.env_file} has {named}")
+    if other:
         return Outcome.FAILED, f"{'; '.join(other)}, and not {url}"
     if not users:
         return Outcome.UNPROVEN, f"no service has {chain.variable}"
     return Outcome.PASSED, f"{', '.join(dict(users))}: {url}"
+
+
+def _made(stack: Stack) -> Iterator[tuple[str, Mapping[str, str]]]:
+    return ((service, has) for service in stack.names for has in stack.environments(service))
 
 
 def _moves(

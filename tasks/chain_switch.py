@@ -53,17 +53,24 @@ class Choices(Frozen):
 
 
 class Switched(Frozen):
-    """The environment file that was rewritten, what it is kept as, and each variable before (null: none) and after."""
+    """The environment file that was rewritten, what it is kept as, and each variable before (null: none) and after.
+
+    ``left`` is what the services had as each variable, from wherever.
+    """
 
     file: Path | None = None
     kept: Path | None = None
     before: Mapping[str, str | None] = Field(default_factory=dict)
     after: Mapping[str, str] = Field(default_factory=dict)
+    left: Mapping[str, str] = Field(default_factory=dict)
 
     def __str__(self) -> str:
-        if not self.after:
+        if not self.before:
             return "nothing was to be changed"
-        changes = (f"{name}={was or '(not set)'} is now {self.after[name]}" for name, was in self.before.items())
+        changes = (
+            f"{name}={was or '(not set)'} is now {self.after.get(name, '(not set)')}"
+            for name, was in self.before.items()
+        )
         return f"{self.file}: {', '.join(changes)}; the old file is {self.kept}"
 
 
@@ -93,10 +100,17 @@ def chains_of(plan: Plan, names: tuple[str, ...] = ()) -> dict[str, ChainCompone
     return {name: known[name] for name in names} if names else known
 
 
+def named_in_file(stack: Stack, chain: ChainComponent) -> str:
+    """Give the endpoint that the environment file names, "" where it names none, or by way of another variable."""
+    path = stack.env_file
+    said = env_file.values(env_file.read(path)).get(chain.variable, "") if path else ""
+    # What Compose puts in the place of $NAME, the services tell.
+    return "" if "$" in said else said
+
+
 def endpoint_in_use(stack: Stack, chain: ChainComponent) -> str:
     """Give the endpoint that the environment file names, else that of the running services, else the plan's first."""
-    path = stack.env_file
-    if path and (said := env_file.values(env_file.read(path)).get(chain.variable)):
+    if said := named_in_file(stack, chain):
         return said
     running = (has.get(chain.variable) for one in stack.names for has in stack.environments(one))
     return next((one for one in running if one), chain.endpoints[0].url)
@@ -157,17 +171,25 @@ def switch_endpoints(plan: Plan, stack: Stack, chosen: Choices, label: str) -> S
         return Switched()
     env_file.write(path, env_file.changed(text, after), keep=kept)
     _note(plan, {one.was: now() for one in chosen.switching if one.was})
-    return Switched(file=path, kept=kept, before={name: was.get(name) for name in after}, after=after)
+    had = {chains[one.chain].variable: one.was for one in chosen.switching}
+    left = {name: old for name in after if (old := had.get(name) or was.get(name))}
+    return Switched(file=path, kept=kept, before={name: was.get(name) for name in after}, after=after, left=left)
 
 
-def users_of(stack: Stack, wanted: Mapping[str, str], old: Mapping[str, str]) -> tuple[str, ...]:
+def is_job(plan: Plan, stack: Stack, service: str) -> bool:
+    """Say whether a service ended in good order and the plan knows none like it: nobody wants it run once more."""
+    return all(service_of(one) != service for one in plan.components.values()) and stack.state(service).stopped
+
+
+def users_of(plan: Plan, stack: Stack, wanted: Mapping[str, str], old: Mapping[str, str]) -> tuple[str, ...]:
     """Give the services that have one of these variables, under its name or with its ``old`` value under another."""
     values = set(old.values())
 
     def uses(has: Mapping[str, str]) -> bool:
         return any(name in wanted or value in values for name, value in has.items())
 
-    return tuple(one for one in stack.names if any(map(uses, stack.environments(one))))
+    users = (one for one in stack.names if any(map(uses, stack.environments(one))))
+    return tuple(one for one in users if not is_job(plan, stack, one))
 
 
 def stale(stack: Stack, service: str, wanted: Mapping[str, str], old: Mapping[str, str]) -> bool:
@@ -201,7 +223,7 @@ def put_back(plan: Plan, stack: Stack, switched: Switched) -> Switched:
     old, text = env_file.read(switched.kept), env_file.read(switched.file)
     ours = env_file.changed(old, switched.after)
     set_before = {name: was for name, was in switched.before.items() if was is not None}
-    env_file.write(switched.file, old if text == ours else env_file.changed(text, set_before))
+    env_file.write(switched.file, old if text == ours else env_file.changed(text, switched.before))
     # The next run takes another one, where there is one.
     _note(plan, {url: now() for url in switched.after.values()}, back=tuple(set_before.values()))
     return Switched(file=switched.file, kept=switched.kept, before=dict(switched.after), after=set_before)

@@ -37,8 +37,9 @@ class ContractsSeen(Frozen):
 
 @dataclass(frozen=True)
 class Pinned:
-    """A contract, and its chain."""
+    """A contract, and its chain; ``store`` is what the plan's objectives call it."""
 
+    store: str
     contract: PinnedContract
     chain: str
     component: ChainComponent
@@ -77,7 +78,13 @@ def pinned_in(plan: Plan) -> Iterator[Pinned]:
                 chain = plan.components.get(name) if name else None
                 # The plan's rules let none be without one.
                 if name and isinstance(chain, ChainComponent):
-                    yield Pinned(contract, name, chain)
+                    yield Pinned(component.store, contract, name, chain)
+
+
+def names_of(of: Pinned) -> tuple[str, str]:
+    """Give the names of the two checks of a contract."""
+    where = f"{of.contract.name} on {of.chain}"
+    return f"{where}: it is what was pinned", f"{where}: it responds"
 
 
 async def _prove(pinned: list[Pinned], endpoints: Mapping[str, str], patience: timedelta) -> tuple[Check, ...]:
@@ -87,9 +94,8 @@ async def _prove(pinned: list[Pinned], endpoints: Mapping[str, str], patience: t
 
         async def one(of: Pinned) -> tuple[Check, ...]:
             ask = Asked(client, address_of(of.component, endpoints[of.chain]), patience)
-            looks = {"it is what was pinned": _unchanged, "it responds": _responds}
             found = []
-            for what, look in looks.items():
+            for name, look in zip(names_of(of), (_unchanged, _responds), strict=True):
                 try:
                     async with asyncio.timeout_at(until), places:
                         seen = await look(ask, of)
@@ -101,7 +107,7 @@ async def _prove(pinned: list[Pinned], endpoints: Mapping[str, str], patience: t
                     seen = _Seen(Outcome.UNPROVEN, "an answer", f"not found out within {_WHOLE.total_seconds():g} s")
                 found.append(
                     Check(
-                        name=f"{of.contract.name} on {of.chain}: {what}",
+                        name=name,
                         subject=Subject.DATA,
                         outcome=seen.outcome,
                         expected=seen.expected,

@@ -10,13 +10,14 @@ from uuid import uuid4
 import pytest
 
 from recoup import env_file
+from recoup.chains import Choice
 from recoup.errors import PreconditionError, RecoveryError
 from recoup.plan import ChainComponent, ComposeSite, Endpoint, Plan, load_plan
 from recoup.records import Check, Outcome
 from recoup.stacks import open_stack
 from recoup.stacks.compose import ComposeStack
 from tasks.chain_check import check_chains
-from tasks.chain_switch import renew_service
+from tasks.chain_switch import Choices, endpoint_in_use, put_back, renew_service, switch_endpoints, users_of
 from tests.docker.conftest import Sandbox
 from tests.stack_behaviour import SOON, eventually
 
@@ -141,9 +142,7 @@ def users(sandbox: Sandbox, tmp_path: Path) -> Iterator[Plan]:
     env.write_text("OTHER=1\n")
     site = ComposeSite(file=file, project=f"users-{uuid4().hex[:8]}", env_file=env)
     plan = load_plan(Path(__file__).parents[2] / "infra" / "plan.yaml")
-    chain = plan.component(N3)
-    assert isinstance(chain, ChainComponent)
-    chain = chain.model_copy(update={"endpoints": (Endpoint(url=ONE), Endpoint(url=TWO)), "gateway": None})
+    chain = chain_of(plan).model_copy(update={"endpoints": (Endpoint(url=ONE), Endpoint(url=TWO)), "gateway": None})
     compose = ["docker", "compose", "-p", site.project, "-f", str(file), "--env-file", str(env)]
     up = ["up", "--detach", "--scale", "web=2"]
     subprocess.run([*compose, *up], check=True, timeout=120, capture_output=True)
@@ -177,3 +176,40 @@ def test_every_replica_is_made_anew_and_stays(users: Plan) -> None:
     assert used(users, TWO).outcome is Outcome.FAILED
     renew_service.fn(users, stack, "web", wanted, old)
     assert [one["NEO_N3_RPC_URL"] for one in stack.environments("web")] == [TWO, TWO]
+
+
+def test_another_name_for_the_endpoint_is_found_a_job_is_not_run_again_and_all_is_put_back(users: Plan) -> None:
+    stack = open_stack(users)
+    file = stack.env_file
+    assert file
+    eventually("the job has ended", lambda: stack.state("job").stopped)
+    ran = stack.state("job").started
+    chosen = Choices(choices=(Choice(chain=N3, was=endpoint_in_use(stack, chain_of(users)), use=TWO, why=""),))
+    switched = switch_endpoints.fn(users, stack, chosen, "one")
+    assert users_of(users, stack, switched.after, switched.left) == ("odd", "web")
+    for one in ("odd", "web"):
+        renew_service.fn(users, stack, one, switched.after, switched.left)
+    found = used(users, TWO)
+    assert (found.outcome, found.seen) == (Outcome.PASSED, f"odd, web: {TWO}")
+    # Somebody has changed the file meanwhile.
+    file.write_text(file.read_text().replace("OTHER=1", "OTHER=2"))
+    undone = put_back.fn(users, stack, switched)
+    assert file.read_text() == "OTHER=2\n"
+    assert f"NEO_N3_RPC_URL={TWO} is now (not set)" in str(undone)
+    for one in users_of(users, stack, undone.after, switched.after):
+        renew_service.fn(users, stack, one, undone.after, switched.after)
+    assert used(users, ONE).outcome is Outcome.PASSED
+    assert stack.environments("odd")[0]["NODE"] == ONE
+    assert stack.state("job").started == ran
+    # Whatever the services have, the next deployment takes what the file says.
+    file.write_text(f"NEO_N3_RPC_URL={TWO}\n")
+    assert used(users, ONE).outcome is Outcome.FAILED
+    # By way of another variable: the services tell what it is.
+    file.write_text("HOST=127.0.0.1:9\nNEO_N3_RPC_URL=http://${HOST}/one\n")
+    assert endpoint_in_use(stack, chain_of(users)) == ONE
+
+
+def chain_of(plan: Plan) -> ChainComponent:
+    chain = plan.component(N3)
+    assert isinstance(chain, ChainComponent)
+    return chain

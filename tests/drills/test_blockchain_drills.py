@@ -32,6 +32,7 @@ from tasks.chain_fault import NODES, ChainFault, inject
 from tasks.sandbox import create, destroy
 from tasks.sandbox_process import BACKUP_NODES, ENV_FILE
 from tests.drills.platform import Killer, Platform, run_in_a_process_of_its_own
+from tests.rpc_proxy import Fault, way_to
 from tests.stack_behaviour import eventually
 
 GATEWAY, N3, X = "api-gateway", "neo-n3", "neo-x"
@@ -194,6 +195,9 @@ def test_a_healthy_endpoint_is_kept_and_a_better_one_is_gone_back_to_only_when_a
     record = recover(platform, plan, back=True, chains=(N3,))
     assert record.verdict is Verdict.RECOVERED, record.why
     assert platform.stack.environments(GATEWAY)[0]["NEO_N3_RPC_URL"] == n3[0]
+    # The contracts on the other chain were not looked at.
+    contracts = next(one for one in record.stores if one.store == "contracts")
+    assert (contracts.met, contracts.basis) == (None, "not every contract was proven")
 
 
 def test_what_got_worse_is_put_back(platform: Platform, environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,6 +221,31 @@ def test_what_got_worse_is_put_back(platform: Platform, environment: Path, monke
     record = recover(platform, plan, chains=(N3,))
     assert record.verdict is Verdict.RECOVERED, record.why
     assert platform.stack.environments(GATEWAY)[0]["NEO_N3_RPC_URL"] == real.endpoints[1].url
+
+
+def test_killed_while_it_puts_back_it_goes_on_putting_back_whatever_got_well_meanwhile(
+    platform: Platform, environment: Path
+) -> None:
+    real = chain(platform.plan, N3)
+    with way_to(real.endpoints[1].url) as way:
+        trap = Endpoint(url=way.url, from_host=real.endpoints[1].url, weight=100)
+        trapped = real.model_copy(update={"endpoints": (*real.endpoints, trap)})
+        plan = platform.plan.model_copy(update={"components": {**platform.plan.components, N3: trapped}})
+        began = inject(platform.stack, ChainFault.LAGGING, platform.sandbox.id)
+        before = environment.read_bytes()
+        way.fault = Fault.HTML
+        step = f"renew-service-{GATEWAY}-back"
+        died = run_in_a_process_of_its_own(
+            _put_back_and_die, plan, platform.sandbox.plan, platform.ledger.path, began, step
+        )
+        assert died == -signal.SIGKILL
+        assert platform.stack.environments(GATEWAY)[0]["NEO_N3_RPC_URL"] == way.url
+        way.fault = Fault.NONE
+        record = recover(platform, plan, chains=(N3,), began=None)
+    assert record.verdict is Verdict.NOT_RECOVERED
+    assert "it got worse" in record.why
+    assert environment.read_bytes() == before
+    assert platform.stack.environments(GATEWAY)[0]["NEO_N3_RPC_URL"] == real.endpoints[0].url
 
 
 @pytest.mark.parametrize("step", ["switch-endpoints", f"renew-service-{GATEWAY}", "check-as-user"])
@@ -285,3 +314,9 @@ def test_a_fault_is_injected_into_no_other_sandbox(platform: Platform) -> None:
 def _recover_and_die(plan: Path, ledger: Path, began: datetime, step: str) -> None:
     with watched_by(Killer(step, "")):
         run_blockchain_recovery(load_plan(plan), BlockchainRecovery(plan=plan, began=began), ledger=ledger)
+
+
+def _put_back_and_die(plan: Plan, path: Path, ledger: Path, began: datetime, step: str) -> None:
+    blockchain.USER_DEADLINE = chain_check.SAID_NOTHING = timedelta(seconds=1)
+    with watched_by(Killer(step, "")):
+        run_blockchain_recovery(plan, BlockchainRecovery(plan=path, began=began, chains=(N3,)), ledger=ledger)

@@ -114,6 +114,12 @@ def test_several_variables_at_once_and_none() -> None:
     assert changed(text, {}) == text
 
 
+def test_one_is_taken_out_and_every_other_line_is_kept() -> None:
+    text = f"A=1\n\n{NAME}={OLD} # why\n# last\n"
+    assert changed(text, {NAME: None, "B": None}) == "A=1\n\n# last\n"
+    assert changed(changed("A=1\n", {NAME: OLD}), {NAME: None}) == "A=1\n"
+
+
 @pytest.mark.parametrize(
     "value", ["$HOME", "${X:-y}", "a b", "a#b", 'a"b', "é", "(x)", "a\udce9b", "a;b|c", "a\u2028b"]
 )
