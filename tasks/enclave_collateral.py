@@ -6,6 +6,7 @@ dcap-qvl reads a PCCS's answer to its end, however long; here that ends this pro
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import sys
 
@@ -34,4 +35,8 @@ async def _fetched(pccs: str, quote: bytes) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    code = main(sys.argv[1])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # dcap-qvl's own threads go on while the interpreter is taken down, and now and then crash it then.
+    os._exit(code)

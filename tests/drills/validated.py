@@ -126,7 +126,9 @@ def behind_a_front(sandbox: Sandbox) -> Iterator[Validated]:
         gateway = plan.platform.gateway.model_copy(update={"url": door, "ca": directory / "front-ca.pem"})
         own = {"gateway": gateway, "address": door, "monitoring": Monitoring(prometheus=watcher)}
         env_file.write(environment, env_file.changed(env_file.read(environment), {chain.variable: node.url}))
-        by_way = chain.model_copy(update={"endpoints": (Endpoint(url=node.url),)})
+        # A busy machine is not what is tried here.
+        own_way = {"endpoints": (Endpoint(url=node.url),), "max_latency": timedelta(seconds=5)}
+        by_way = chain.model_copy(update=own_way)
         quotes = f"http://127.0.0.1:{opened.enter_context(serving(answering(processor.reply)))}"
         stack, enclave = _with_enclave(directory, quotes, processor)
         opened.enter_context(pytest.MonkeyPatch.context()).setattr(enclave_quote, "ROOT", processor.hardware.root)
