@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import AwareDatetime, Field, ValidationError
 
 from recoup import env_file
+from recoup.addresses import shown
 from recoup.chains import ChainSeen, Choice, choose
 from recoup.errors import PreconditionError, RecoveryError
 from recoup.places import note_file, write_note
@@ -68,7 +69,7 @@ class Switched(Frozen):
         if not self.before:
             return "nothing was to be changed"
         changes = (
-            f"{name}={was or '(not set)'} is now {self.after.get(name, '(not set)')}"
+            f"{name}={shown(was or '(not set)')} is now {shown(self.after.get(name, '(not set)'))}"
             for name, was in self.before.items()
         )
         return f"{self.file}: {', '.join(changes)}; the old file is {self.kept}"
