@@ -13,7 +13,7 @@ from recoup.chains import ChainSeen, EndpointSeen
 from recoup.clock import human
 from recoup.plan import load_plan
 from recoup.stacks import open_stack
-from tasks.chain_switch import see_chains
+from tasks.chain_switch import ChainsSeen, see_chains
 
 app = typer.Typer(no_args_is_help=True, help="Look at the chains.")
 
@@ -35,7 +35,8 @@ def status(
     """
     loaded = load_plan(plan)
     typer.echo("probing every endpoint", err=True)
-    found = see_chains(loaded, open_stack(loaded), tuple(chain or ()))
+    seen_now = see_chains(loaded, open_stack(loaded), tuple(chain or ()))
+    found = ChainsSeen(chains=tuple(one.shown() for one in seen_now.chains))
     if as_json:
         typer.echo(found.model_dump_json())
     else:

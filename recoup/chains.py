@@ -10,6 +10,7 @@ from statistics import median_high, median_low
 
 from pydantic import AwareDatetime
 
+from recoup.addresses import is_open, shown
 from recoup.clock import human
 from recoup.plan_chain import ChainComponent, Endpoint
 from recoup.records import Frozen
@@ -71,7 +72,7 @@ class EndpointSeen(Frozen):
         return not self.reasons
 
     def __str__(self) -> str:
-        return f"{self.url}: {'; '.join(self.reasons) or 'healthy'}"
+        return f"{shown(self.url)}: {'; '.join(self.reasons) or 'healthy'}"
 
 
 class ChainSeen(Frozen):
@@ -81,6 +82,11 @@ class ChainSeen(Frozen):
     in_use: str
     at: AwareDatetime
     endpoints: tuple[EndpointSeen, ...]
+
+    def shown(self) -> ChainSeen:
+        """Give the same for people and programs to read, without what is secret in an address."""
+        ends = tuple(one.model_copy(update={"url": shown(one.url)}) for one in self.endpoints)
+        return self.model_copy(update={"in_use": shown(self.in_use), "endpoints": ends})
 
     @property
     def current(self) -> EndpointSeen | None:
@@ -93,7 +99,7 @@ class ChainSeen(Frozen):
 
     def __str__(self) -> str:
         if self.well:
-            return f"{self.chain}: {self.in_use} is healthy"
+            return f"{self.chain}: {shown(self.in_use)} is healthy"
         others = [one for one in self.endpoints if one.url != self.in_use]
         healthy = sum(one.healthy for one in others)
         left = f"{healthy} of {len(others)} others are healthy" if others else "there is no other"
@@ -169,14 +175,14 @@ def choose(name: str, seen: ChainSeen, left: Mapping[str, datetime], chain: Chai
     said = f"{name}: {seen.current or 'no endpoint is in use'}"
     if seen.well and seen.current:
         if back and fresh and best and best.weight > seen.current.weight:
-            return Choice(chain=name, was=seen.in_use, use=best.url, why=f"{name}: back to {best.url}")
-        waits = [one.url for one in resting if one.weight > seen.current.weight] if back else []
+            return Choice(chain=name, was=seen.in_use, use=best.url, why=f"{name}: back to {shown(best.url)}")
+        waits = [shown(one.url) for one in resting if one.weight > seen.current.weight] if back else []
         why = f"; {', '.join(waits)} was left less than {human(chain.cool_down)} ago" if waits else ""
         return Choice(chain=name, was=seen.in_use, use=seen.in_use, why=f"{said}, and is kept{why}")
     if best is None:
         return Choice(chain=name, was=seen.in_use, use="", why=f"{name}: no endpoint is healthy: {_all(seen)}")
     last = " (left a short time ago; no other is healthy)" if best in resting else ""
-    return Choice(chain=name, was=seen.in_use, use=best.url, why=f"{said}; {best.url} is healthy{last}")
+    return Choice(chain=name, was=seen.in_use, use=best.url, why=f"{said}; {shown(best.url)} is healthy{last}")
 
 
 def _all(seen: ChainSeen) -> str:
@@ -187,6 +193,9 @@ def _by_itself(chain: ChainComponent, look: Look, at: datetime) -> list[str]:
     if look.wrong or look.head is None:
         return [look.wrong or "does not tell its newest block"]
     wrong = []
+    if is_open(look.endpoint.url):
+        # Not of the plan, which would be refused: somebody has written it into the environment file.
+        wrong.append("has no TLS, so whoever sits in between could answer for it")
     if look.network != chain.network:
         wrong.append(f"is on network {look.network}, not {chain.network}")
     if chain.genesis and look.genesis != chain.genesis.lower():

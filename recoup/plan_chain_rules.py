@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
+from recoup.addresses import is_address, is_near, is_open, same_place, shown
 from recoup.plan_chain import ChainComponent
 from recoup.plan_text import Place, Problem
 
@@ -27,22 +26,16 @@ def chains_can_be_switched(plan: Plan) -> Iterator[Problem]:
         urls: dict[str, Place] = {}
         for n, one in enumerate(chain.endpoints):
             here: Place = (*at, "endpoints", n, "url")
-            if (first := urls.setdefault(one.url.rstrip("/"), here)) != here:
+            if (first := urls.setdefault(same_place(one.url), here)) != here:
                 why = "it counts once among those that are compared"
-                yield Problem(here, f"the endpoint {one.url} is there twice", why, (first,))
-            if one.url.startswith("http:") and not _near(one.url):
-                why = "whoever sits in between could answer for the chain"
-                yield Problem(here, f"the endpoint {one.url} has no TLS: write https://", why, ())
-        if len(urls) == 1 and not _near(chain.endpoints[0].url):
+                yield Problem(here, f"the endpoint {shown(one.url)} is there twice", why, (first,))
+            for part, url in (("url", one.url), *((("from_host", one.from_host),) if one.from_host else ())):
+                where: Place = (*at, "endpoints", n, part)
+                if not is_address(url):
+                    yield Problem(where, f"{shown(url)} is no address", "nobody could ask there", ())
+                elif is_open(url):
+                    why = "whoever sits in between could answer for the chain"
+                    yield Problem(where, f"the endpoint {shown(url)} has no TLS: write https://", why, ())
+        if len(urls) == 1 and not is_near(chain.endpoints[0].url):
             why = "when it fails there is nothing to switch to, and nothing to compare it with"
             yield Problem((*at, "endpoints"), "has one endpoint only: name one more", why, ())
-
-
-def _near(url: str) -> bool:
-    """Say whether an address is of this machine or its own networks: a service's name, or a private address."""
-    host = urlsplit(url).hostname or ""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return "." not in host or host.endswith((".localhost", ".internal", ".local"))
-    return address.is_private or address.is_loopback

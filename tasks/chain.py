@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import httpx
 
+from recoup.addresses import same_place
 from recoup.chains import ChainSeen, Head, Look, common_height, judge
 from recoup.plan import ChainComponent, Endpoint
 from recoup.records import now
@@ -81,7 +82,7 @@ def reached_at(endpoint: Endpoint) -> str:
 
 def address_of(chain: ChainComponent, url: str) -> str:
     """Give the address by which this machine reaches what the services are told as ``url``."""
-    return next((reached_at(one) for one in chain.endpoints if one.url == url), url)
+    return next((reached_at(one) for one in chain.endpoints if same_place(one.url) == same_place(url)), url)
 
 
 class _Resolving(ThreadPoolExecutor):
@@ -102,7 +103,12 @@ async def _chain(client: httpx.AsyncClient, name: str, chain: ChainComponent, in
     endpoints = list(chain.endpoints)
     # What stands in a file may be no text at all.
     in_use = in_use.encode(errors="replace").decode()
-    if in_use and all(one.url != in_use for one in endpoints):
+    known = [same_place(one.url) for one in endpoints]
+    if (place := same_place(in_use)) in known:
+        # Written in another way it would be two who agree.
+        one = endpoints[known.index(place)]
+        endpoints[known.index(place)] = one.model_copy(update={"url": in_use, "from_host": reached_at(one)})
+    elif in_use:
         # Whatever somebody has written into the environment file; asking it tells what is wrong with it.
         endpoints.append(Endpoint.model_construct(url=in_use))
     began = time.monotonic()

@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import httpx
 
+from recoup.addresses import shown
 from recoup.chains import ChainSeen, EndpointSeen
 from recoup.errors import RecoupError, first_line
 from recoup.plan import ChainComponent, Plan
@@ -73,14 +74,14 @@ def _used(plan: Plan, stack: Stack, chain: ChainComponent, url: str) -> tuple[Ou
     """Read from the services as they run, and from the file that they are made from the next time."""
     has = [(one, each.get(chain.variable, url if url in each.values() else None)) for one, each in _made(stack)]
     users = [(one, value) for one, value in has if value is not None and (value == url or not is_job(plan, stack, one))]
-    other = [f"{service} has {value}" for service, value in users if value != url]
+    other = [f"{service} has {shown(value)}" for service, value in users if value != url]
     if (named := named_in_file(stack, chain)) and named != url:
-        other.append(f"{stack.env_file} has {named}")
+        other.append(f"{stack.env_file} has {shown(named)}")
     if other:
-        return Outcome.FAILED, f"{'; '.join(other)}, and not {url}"
+        return Outcome.FAILED, f"{'; '.join(other)}, and not {shown(url)}"
     if not users:
         return Outcome.UNPROVEN, f"no service has {chain.variable}"
-    return Outcome.PASSED, f"{', '.join(dict(users))}: {url}"
+    return Outcome.PASSED, f"{', '.join(dict(users))}: {shown(url)}"
 
 
 def _made(stack: Stack) -> Iterator[tuple[str, Mapping[str, str]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from pydantic import AwareDatetime, Field, ValidationError
 
 from recoup import env_file
+from recoup.addresses import same_place, shown
 from recoup.chains import ChainSeen, Choice, choose
 from recoup.errors import PreconditionError, RecoveryError
 from recoup.places import note_file, write_note
@@ -68,7 +70,7 @@ class Switched(Frozen):
         if not self.before:
             return "nothing was to be changed"
         changes = (
-            f"{name}={was or '(not set)'} is now {self.after.get(name, '(not set)')}"
+            f"{name}={shown(was or '(not set)')} is now {shown(self.after.get(name, '(not set)'))}"
             for name, was in self.before.items()
         )
         return f"{self.file}: {', '.join(changes)}; the old file is {self.kept}"
@@ -86,6 +88,8 @@ class Renewed(Frozen):
 
 
 class _Left(Frozen):
+    """When endpoints were left, by the digest of their addresses: a key may be in one, and others may read the note."""
+
     endpoints: Mapping[str, AwareDatetime] = Field(default_factory=dict)
 
 
@@ -141,7 +145,9 @@ def choose_endpoints(plan: Plan, found: ChainsSeen, back: bool) -> Choices:
 
 def choose_of(plan: Plan, found: ChainsSeen, back: bool) -> Choices:
     """See choose_endpoints."""
-    left, chains = _left(plan), chains_of(plan)
+    noted, chains = _left(plan), chains_of(plan)
+    urls = {one.url for chain in found.chains for one in chain.endpoints}
+    left = {url: at for url in urls if (at := noted.get(_digest(url)))}
     return Choices(choices=tuple(choose(one.chain, one, left, chains[one.chain], back) for one in found.chains))
 
 
@@ -236,8 +242,14 @@ def _left(plan: Plan) -> dict[str, AwareDatetime]:
         return {}
 
 
+def _digest(url: str) -> str:
+    return hashlib.sha256(same_place(url).encode("utf-8", "surrogateescape")).hexdigest()
+
+
 def _note(plan: Plan, left: Mapping[str, AwareDatetime], back: tuple[str, ...] = ()) -> None:
-    left = {url: at for url, at in _left(plan).items() if url not in back} | dict(left)
+    again = {_digest(url) for url in back}
+    kept = {digest: at for digest, at in _left(plan).items() if digest not in again}
+    left = kept | {_digest(url): at for url, at in left.items()}
     try:
         write_note(note_file(plan, _NOTE), _Left(endpoints=left).model_dump_json(indent=2))
     except OSError as error:

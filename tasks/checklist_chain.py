@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from recoup.addresses import shown
 from recoup.chains import ChainSeen
 from recoup.plan import Plan
 from recoup.records import Check, Outcome
@@ -25,7 +26,7 @@ def contracts_respond(plan: Plan, stack: Stack) -> Found:
 
 def _chain(seen: ChainSeen) -> Found:
     if seen.well and seen.current:
-        return passed(f"{seen.chain}: {seen.in_use} is healthy, at height {seen.current.height}")
+        return passed(f"{seen.chain}: {shown(seen.in_use)} is healthy, at height {seen.current.height}")
     return failed(str(seen))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 
+from recoup.addresses import shown
 from recoup.errors import RecoveryError
 from recoup.plan import Plan
 from recoup.plan_chain import Invocation, Parameter, PinnedContract, PinnedImplementation
@@ -72,7 +73,7 @@ async def _pins_evm(ask: Asked, pinned: PinnedContract) -> PinnedContract:
 
 def _missing(ask: Asked, pinned: PinnedContract) -> RecoveryError:
     return RecoveryError(
-        f"{pinned.name}: there is no contract at {pinned.hash} by {ask.url}",
+        f"{pinned.name}: there is no contract at {pinned.hash} by {shown(ask.url)}",
         state="nothing was changed",
         next_step="look at its hash and chain in the plan",
     )
@@ -80,5 +81,7 @@ def _missing(ask: Asked, pinned: PinnedContract) -> RecoveryError:
 
 def _refused(ask: Asked, pinned: PinnedContract, said: str) -> RecoveryError:
     return RecoveryError(
-        f"{pinned.name}: {said}, by {ask.url}", state="nothing was changed", next_step="look at its call in the plan"
+        f"{pinned.name}: {said}, by {shown(ask.url)}",
+        state="nothing was changed",
+        next_step="look at its call in the plan",
     )

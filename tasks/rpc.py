@@ -15,6 +15,7 @@ from enum import StrEnum
 
 import httpx
 
+from recoup.addresses import shown
 from recoup.errors import RecoveryError
 from tasks.health import Answer, told
 
@@ -44,7 +45,7 @@ class RpcError(RecoveryError):
     """A call that gave nothing; ``trouble`` says in which way. ``code`` is the node's own, where it sent an error."""
 
     def __init__(self, trouble: Trouble, url: str, what: str, code: int | None = None) -> None:
-        super().__init__(f"{url}: {what}", state="nothing was changed")
+        super().__init__(f"{shown(url)}: {what}", state="nothing was changed")
         self.trouble = trouble
         self.code = code
         self.said = what

@@ -83,6 +83,10 @@ def test_ill_n3_nodes_among_sound_ones(n3_backups: list[str]) -> None:
         assert "old" not in reasons[2]
         assert "is on another fork" in reasons[3]
         assert healthy(looked(n3(fork, n3_backups[0]))) == [False, False]
+        # In the environment file it may be written otherwise than in the plan: that makes no second voice of it.
+        found = looked(n3(fork, n3_backups[0]), in_use=f"{fork}/")
+        assert [one.url for one in found.endpoints] == [f"{fork}/", n3_backups[0]]
+        assert healthy(found) == [False, False]
         assert healthy(looked(n3(later, n3_backups[0]))) == [False, True]
 
 

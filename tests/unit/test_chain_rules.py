@@ -26,6 +26,10 @@ def with_endpoints(*urls: str, **more: object) -> Data:
     [
         (with_endpoints(A), f"{N3}.endpoints", "has one endpoint only"),
         (with_endpoints(A, B, A + "/"), f"{N3}.endpoints[2].url", f"the endpoint {A}/ is there twice"),
+        (with_endpoints(A, B, "https://NODE-1.example.com"), f"{N3}.endpoints[2].url", "is there twice"),
+        (with_endpoints(A, "https://[bad"), f"{N3}.endpoints[1].url", "https://[bad is no address"),
+        (with_endpoints(A, "http://[bad"), f"{N3}.endpoints[1].url", "http://[bad is no address"),
+        (with_endpoints(A, "https://node-2.example.com:99999"), f"{N3}.endpoints[1].url", "is no address"),
         (with_endpoints(A, "http://node-2.example.com"), f"{N3}.endpoints[1].url", "has no TLS: write https://"),
         (with_endpoints(A, "http://8.8.8.8:10332"), f"{N3}.endpoints[1].url", "has no TLS: write https://"),
         (with_endpoints(A, B, variable="NEO_X_RPC_URL"), "components.neo-x.variable", "NEO_X_RPC_URL is there twice"),

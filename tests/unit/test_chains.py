@@ -352,3 +352,10 @@ def test_a_chain_is_told_in_one_line() -> None:
     assert str(seen("a", "b", ill="c")) == "neo-x: a: silent; 1 of 2 others are healthy"
     assert str(seen("a")) == "neo-x: a: silent; there is no other"
     assert not seen("", "a").well
+
+
+def test_one_that_has_no_tls_is_not_trusted_whoever_wrote_it_into_the_file() -> None:
+    plain = replace(said("c"), endpoint=Endpoint.model_construct(url="http://c.example"))
+    found = judged(chain("a", "b"), said("a"), said("b"), plain)
+    assert trusted(found) == {"a", "b"}
+    assert found["http://c"] == ("has no TLS, so whoever sits in between could answer for it",)
