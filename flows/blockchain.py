@@ -15,7 +15,7 @@ from recoup.causes import waves
 from recoup.clock import store_loss
 from recoup.errors import RecoveryError
 from recoup.places import ledger_path
-from recoup.plan import ContractComponent, Plan, load_plan, service_of
+from recoup.plan import ContractComponent, Plan, load_plan
 from recoup.records import Outcome, RecoveryRecord, StoreLoss
 from tasks.chain_check import check_chains
 from tasks.chain_switch import (
@@ -24,6 +24,7 @@ from tasks.chain_switch import (
     Switched,
     chains_of,
     choose_endpoints,
+    component_of,
     diagnose_chains,
     put_back,
     renew_service,
@@ -139,9 +140,7 @@ def _none_healthy(chosen: Choices, state: str) -> None:
 def _renew(run: Run, verb: str, part: str, wanted: Mapping[str, str], old: Mapping[str, str]) -> tuple[Renewed, ...]:
     """Make the services anew that use these endpoints, independent ones at the same time; gives those not well."""
     plan, stack = run.job.plan, run.stack
-    users = users_of(plan, stack, wanted, old)
-    names = {service: name for name, one in plan.components.items() if (service := service_of(one)) in users}
-    of = {names.get(service, service): service for service in users}
+    of = {component_of(plan, service) or service: service for service in users_of(plan, stack, wanted, old)}
     ill: list[Renewed] = []
     for wave in waves(depends_on(plan), tuple(of)):
         steps = [

@@ -182,9 +182,14 @@ def switch_endpoints(plan: Plan, stack: Stack, chosen: Choices, label: str) -> S
     return Switched(file=path, kept=kept, before={name: was.get(name) for name in after}, after=after, left=left)
 
 
+def component_of(plan: Plan, service: str) -> str | None:
+    """Give the component that runs as a service of the stack; None where the plan knows none."""
+    return next((name for name, one in plan.components.items() if service_of(one) == service), None)
+
+
 def is_job(plan: Plan, stack: Stack, service: str) -> bool:
     """Say whether a service ended in good order and the plan knows none like it: nobody wants it run once more."""
-    return all(service_of(one) != service for one in plan.components.values()) and stack.state(service).stopped
+    return component_of(plan, service) is None and stack.state(service).stopped
 
 
 def users_of(plan: Plan, stack: Stack, wanted: Mapping[str, str], old: Mapping[str, str]) -> tuple[str, ...]:
@@ -215,7 +220,7 @@ def renew_service(plan: Plan, stack: Stack, service: str, wanted: Mapping[str, s
         note(f"making {service} anew with its endpoints")
         stack.recreate(service)
         done = "made anew"
-    component = next((name for name, one in plan.components.items() if service_of(one) == service), None)
+    component = component_of(plan, service)
     if component is None:
         return Renewed(service=service, done=done)
     seen = settled(plan, stack, component)
