@@ -40,8 +40,8 @@ docs: $(VENV)/.installed ## write docs/commands.md from the commands
 	$(BIN)/python -m deployments.reference > docs/commands.md
 
 lock: $(VENV)/.installed ## resolve the dependencies anew and write requirements.lock
-	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --python-version 3.11 --extra dev \
-	  --custom-compile-command "make lock" pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
+	  --all-extras --custom-compile-command "make lock" pyproject.toml -o requirements.lock
 
 clean: ## remove what setup, tests and linters made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

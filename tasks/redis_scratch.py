@@ -66,7 +66,9 @@ def program_of(link: Link) -> Program:
     for module in items(link.ask("MODULE", "LIST")):
         flat = items(module)
         said = {text(name): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
-        if place := text(said.get("path", b"")):
+        place = text(said.get("path", b""))
+        # Built in, a module has no file to be loaded from: Redis names none, Valkey the module itself ("lua").
+        if "/" in place:
             modules.append(" ".join((place, *(text(one) for one in items(said.get("args", []))))))
     databases = int(link.setting("databases") or 16)
     return Program(link.info("server").get("executable", ""), databases, tuple(modules))
