@@ -32,6 +32,7 @@ from recoup.records import Outcome, RecoveryRecord, StepOutcome, StepRecord, Sub
 from recoup.stacks.process import ProcessStack
 from tasks.sandbox import Sandbox
 from tasks.services import start_services
+from tests.redis_files import append_log, empty, kept
 from tests.stack_behaviour import eventually
 
 SESSIONS = 300
@@ -108,7 +109,7 @@ def recovered(record: RecoveryRecord) -> None:
 def spoil_the_log(platform: Platform) -> None:
     """Make the append-only file unreadable from its middle on, so that the server refuses to start."""
     platform.stack.stop("redis")
-    log = platform.home / "data" / "appendonly.aof"
+    log = append_log(platform.home / "data")
     data = log.read_bytes()
     log.write_bytes(data[: len(data) // 2] + b"\xff" * 200 + data[len(data) // 2 + 200 :])
 
@@ -145,8 +146,7 @@ class TestRecovered:
 
     def test_a_server_that_came_back_empty_and_is_already_written_to_is_restored(self, platform: Platform) -> None:
         platform.stack.kill("redis")
-        for file in (platform.home / "data").iterdir():
-            file.unlink()
+        empty(platform.home / "data")
         platform.stack.start("redis")
         eventually("the cache is used again", lambda: answered(platform) and bool(platform.client().set("a", "b")))
         record = platform.recover()
@@ -157,8 +157,7 @@ class TestRecovered:
         self, platform: Platform
     ) -> None:
         platform.stack.kill("redis")
-        for file in (platform.home / "data").iterdir():
-            file.unlink()
+        empty(platform.home / "data")
         platform.stack.start("redis")
         again = {f"session:{n}": f"user {n}, again" for n in range(0, SESSIONS, 4)}
         eventually("the cache is used again", lambda: answered(platform) and bool(platform.client().mset(again)))
@@ -168,13 +167,12 @@ class TestRecovered:
 
     def test_one_that_cannot_load_its_data_is_restored_and_they_are_kept(self, platform: Platform) -> None:
         spoil_the_log(platform)
-        spoilt = (platform.home / "data" / "appendonly.aof").read_bytes()
+        spoilt = kept(platform.home / "data")
         before = set(platform.aside())
         record = platform.recover()
         recovered(record)
         assert platform.sessions() == SESSIONS
-        kept = [path / "appendonly.aof" for path in platform.aside() if path not in before]
-        assert spoilt in [path.read_bytes() for path in kept if path.exists()]
+        assert spoilt in [kept(path) for path in platform.aside() if path not in before]
 
     def test_always_restores_and_says_how_much_is_lost(self, platform: Platform) -> None:
         platform.client().set("session:new", "since the backup")

@@ -22,6 +22,7 @@ from tasks.redis_server import ROUNDING
 from tasks.redis_source import compare_with_replica
 from tasks.sandbox import Sandbox, create, destroy
 from tasks.services import start_services
+from tests.redis_files import append_log, empty, everything_in
 from tests.redis_scratch import APPEND, SNAPSHOTS, scratch
 from tests.services.test_redis_recovery import SESSIONS, Platform, answered, killed_at, recovered, steps
 from tests.stack_behaviour import eventually
@@ -62,8 +63,7 @@ class Paired(Platform):
     def lose(self, *, start: bool = False) -> None:
         """Kill the primary and empty its directory; ``start``: and start it on that, as a stack may do by itself."""
         self.stack.kill("redis")
-        for file in (self.home / "data").iterdir():
-            file.unlink()
+        empty(self.home / "data")
         if start:
             self.stack.start("redis")
             eventually("it is up, and empty", lambda: answered(self))
@@ -166,7 +166,7 @@ class TestRecovered:
 
     def test_one_that_cannot_load_its_data_gets_those_of_the_replica(self, platform: Paired) -> None:
         platform.stack.stop("redis")
-        log = platform.home / "data" / "appendonly.aof"
+        log = append_log(platform.home / "data")
         data = log.read_bytes()
         log.write_bytes(data[: len(data) // 2] + b"\xff" * 200 + data[len(data) // 2 + 200 :])
         recovered(platform.recover())
@@ -186,10 +186,11 @@ class TestRecovered:
     def test_what_it_says_is_no_later_than_what_it_has(self, platform: Paired) -> None:
         """Every write that was acknowledged before the recovery point is there."""
         acknowledged: dict[int, datetime] = {}
+        stop = threading.Event()
 
         def write() -> None:
             client = platform.client()
-            while True:
+            while not stop.is_set():
                 try:
                     client.set(f"write:{len(acknowledged)}", "x")
                 except redis.RedisError:
@@ -198,10 +199,13 @@ class TestRecovered:
 
         writer = threading.Thread(target=write)
         writer.start()
-        eventually("it writes", lambda: len(acknowledged) > 500)
-        began = now()
-        platform.lose()
-        writer.join()
+        try:
+            eventually("it writes", lambda: len(acknowledged) > 500)
+            began = now()
+            platform.lose()
+        finally:
+            stop.set()
+            writer.join()
         record = platform.recover(began)
         recovered(record)
         there = {int(key[6:]) for key in platform.client().keys("write:*")}
@@ -233,7 +237,7 @@ class TestReplicaNotGood:
         assert platform.in_step()
         aside = Path(record.state_left.rpartition("directory ")[2])
         assert "the replica's old data kept at" in record.state_left
-        assert b"since:1" in (aside / "appendonly.aof").read_bytes()
+        assert b"since:1" in everything_in(aside)
 
     def test_one_that_had_stopped_following_long_ago_is_not_the_freshest(self, platform: Paired) -> None:
         platform.replica().replicaof("no", "one")
@@ -246,7 +250,7 @@ class TestReplicaNotGood:
         assert platform.in_step()
         assert not platform.replica().exists("of the replica's own")
         aside = Path(record.state_left.rpartition("directory ")[2])
-        assert b"of the replica's own" in b"".join(path.read_bytes() for path in aside.iterdir())
+        assert b"of the replica's own" in everything_in(aside)
 
     def test_one_that_lost_its_link_before_the_newest_set_is_not_the_freshest(self, platform: Paired) -> None:
         platform.replica().config_set("masterauth", "wrong")
@@ -282,7 +286,7 @@ class TestReplicaNotGood:
         assert since(platform) == 0
         assert platform.in_step()
         aside = Path(record.state_left.rpartition("directory ")[2])
-        assert any(b"since:1" in path.read_bytes() for path in aside.iterdir())
+        assert b"since:1" in everything_in(aside)
 
     def test_unless_it_is_asked_for(self, platform: Paired) -> None:
         record = platform.recover(restore=When.ALWAYS, source=RedisSource.REPLICA)
