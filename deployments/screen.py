@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recoup.clock import human, phases
-from recoup.progress import Silent, Watcher
+from recoup.progress import Silent, Watcher, plain, stamped, step_end
 from recoup.records import Outcome, RecoveryRecord, StepOutcome, StepRecord, Verdict, now
 from recoup.report import checklist_counts, outcome, rpo_standing, rto_standing
 
@@ -76,6 +76,11 @@ def _never_raise(method: Callable[P, None]) -> Callable[P, None]:
     return guarded
 
 
+def tell(text: str) -> None:
+    """Print a line on standard error, with its moment: what a command that runs on has to say."""
+    print(stamped(text), file=sys.stderr, flush=True)
+
+
 def open_screen(json: bool) -> Watcher:
     """Give the watcher that suits this terminal: JSON alone, a live view on a terminal, or plain lines."""
     if json:
@@ -109,22 +114,22 @@ class PlainScreen(_Guarded):
         if step.outcome is StepOutcome.RUNNING:
             self._line(f"{step.title} …")
         else:
-            self._line(f"{step.title}: {_step_end(step)}")
+            self._line(f"{step.title}: {step_end(step)}")
 
     @_never_raise
     def note(self, text: str) -> None:
-        self._line(f"  {_plain(text)}")
+        self._line(f"  {plain(text)}")
 
     @_never_raise
     def end(self, record: RecoveryRecord) -> None:
         print(f"\n{_title(record)}: {outcome(record).upper()}")
-        print(f"  {'why':<12} {_plain(record.why)}")
+        print(f"  {'why':<12} {plain(record.why)}")
         for name, text, _ in summary(record):
             print(f"  {name:<12} {text}")
         sys.stdout.flush()
 
     def _line(self, text: str) -> None:
-        print(f"{now():%H:%M:%S}Z  {text}", flush=True)
+        print(stamped(text), flush=True)
 
 
 class LiveScreen(_Guarded):
@@ -153,7 +158,7 @@ class LiveScreen(_Guarded):
 
     @_never_raise
     def note(self, text: str) -> None:
-        self._note = _plain(text)
+        self._note = plain(text)
         self._start()
 
     @_never_raise
@@ -189,8 +194,8 @@ class LiveScreen(_Guarded):
             if isinstance(sign, Text):
                 sign.stylize(COLOURS.get(step.outcome, "dim"))
             took = now() - step.started if running else step.took
-            detail = _plain(step.detail) + (f" ({step.attempts} attempts)" if step.attempts > 1 else "")
-            table.add_row(sign, Text(_plain(step.title)), Text(human(took)), Text(detail, style="dim"))
+            detail = plain(step.detail) + (f" ({step.attempts} attempts)" if step.attempts > 1 else "")
+            table.add_row(sign, Text(plain(step.title)), Text(human(took)), Text(detail, style="dim"))
         return table
 
     def _start(self) -> None:
@@ -224,24 +229,24 @@ def summary(record: RecoveryRecord) -> Iterator[tuple[str, str, str]]:
         used = record.backup
         yield "backup set", used.set_id or ("none needed" if used.why else "none usable"), ""
         if used.why:
-            yield "", _plain(used.why), ""
+            yield "", plain(used.why), ""
         for skipped in record.backup.skipped:
-            yield "skipped set", f"{skipped.set_id}: {_plain(skipped.reason)}", "unknown"
+            yield "skipped set", f"{skipped.set_id}: {plain(skipped.reason)}", "unknown"
     for check in record.checks:
         yield (
             "check",
-            f"{check.outcome}: {check.name}" + (f": {_plain(check.seen)}" if check.seen else ""),
+            f"{check.outcome}: {check.name}" + (f": {plain(check.seen)}" if check.seen else ""),
             check.outcome,
         )
     if record.checklist:
         yield "checklist", checklist_counts(record.checklist), ""
         for item in record.checklist:
             if item.outcome is Outcome.FAILED:
-                yield "", f"{item.outcome}: {item.item}: {_plain(item.seen)}", item.outcome
+                yield "", f"{item.outcome}: {item.item}: {plain(item.seen)}", item.outcome
     if record.state_left:
-        yield "state left", _plain(record.state_left), ""
+        yield "state left", plain(record.state_left), ""
     if record.next_step:
-        yield "next", _plain(record.next_step), ""
+        yield "next", plain(record.next_step), ""
 
 
 def _panel(record: RecoveryRecord) -> Panel:
@@ -249,7 +254,7 @@ def _panel(record: RecoveryRecord) -> Panel:
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="dim", no_wrap=True)
     rows.add_column(overflow="fold")
-    rows.add_row("", Text(_plain(record.why), style="" if record.verdict is Verdict.RECOVERED else f"bold {colour}"))
+    rows.add_row("", Text(plain(record.why), style="" if record.verdict is Verdict.RECOVERED else f"bold {colour}"))
     for name, text, word in summary(record):
         rows.add_row(name, Text(text, style=COLOURS.get(word, "")))
     title = Text(f" {outcome(record).upper()} ", style=f"bold {colour} reverse")
@@ -277,13 +282,3 @@ def _ticking(elapsed: timedelta) -> str:
 def _title(record: RecoveryRecord) -> str:
     drill = f" (drill: {record.fault})" if record.drill and record.fault else " (drill)" if record.drill else ""
     return f"{record.procedure} {record.component}{drill}"
-
-
-def _step_end(step: StepRecord) -> str:
-    again = f", {step.attempts} attempts" if step.attempts > 1 else ""
-    earlier = ", in the interrupted run" if step.resumed else ""
-    return f"{step.outcome} in {human(step.took)}{again}{earlier}" + (f": {_plain(step.detail)}" if step.detail else "")
-
-
-def _plain(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text)

@@ -16,6 +16,7 @@ import httpx
 import typer
 
 from deployments.options import PlanPath
+from deployments.screen import tell
 from recoup.errors import PreconditionError, RecoveryError
 from recoup.places import state_home
 from recoup.plan import PostgresComponent, load_plan
@@ -42,7 +43,7 @@ def serve(
         return
     with _server(host, port) as started:
         _offer(plan, started)
-    typer.echo(f"stopped; the records stay in {loaded.platform.state}", err=True)
+    tell(f"stopped; the records stay in {loaded.platform.state}")
 
 
 @contextmanager
@@ -65,7 +66,7 @@ def _server(host: str, port: int) -> Iterator[str]:
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         },
     )
-    typer.echo(f"starting a Prefect server on {host}:{port} (log: {log})", err=True)
+    tell(f"starting a Prefect server on {host}:{port} (log: {log})")
     with background(command, log=log) as child:
         _wait(url, START, alive=child.alive, log=log)
         os.environ["PREFECT_API_URL"] = url
@@ -103,10 +104,15 @@ def _wait(url: str, limit: timedelta, alive: Callable[[], bool] | None = None, l
 def _offer(plan: Path, url: str) -> None:
     # Prefect reads its settings when it is imported, so it is imported once the address is known.
     os.environ.setdefault("PREFECT_RUNNER_POLL_FREQUENCY", "1")
+    # The terminal has recoup's own lines; what Prefect says of a run, with tracebacks, is in the run's log there.
+    if not os.environ.get("RECOUP_PREFECT_LOGS"):
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     import prefect
 
     from deployments.catalog import deployments
+    from deployments.served import following
     from flows.continuous import mending
+    from flows.log_watcher import TO_TERMINAL
     from tasks.copies import CopyPlace
     from tasks.heartbeat import watching
     from tasks.images import noting
@@ -115,21 +121,17 @@ def _offer(plan: Path, url: str) -> None:
 
     loaded = load_plan(plan)
     offered = deployments(plan, loaded)
-    typer.echo(
-        f"offering {', '.join(d.name for d in offered)} at {url.removesuffix('/api')}; stop with Ctrl-C", err=True
-    )
+    tell(f"offering {', '.join(d.name for d in offered)} at {url.removesuffix('/api')}; stop with Ctrl-C")
+    os.environ[TO_TERMINAL] = "yes"
     # Not paused when this ends: a backup that is not taken then shows as late instead of vanishing.
     with ExitStack() as while_it_serves:
-        while_it_serves.enter_context(noting(loaded, _tell))
+        while_it_serves.enter_context(following(offered, tell))
+        while_it_serves.enter_context(noting(loaded, tell))
         for component, spec in loaded.components.items():
             if isinstance(spec, PostgresComponent) and spec.continuous:
                 stack = open_stack(loaded)
                 server = Server.of(loaded, stack, component)
                 copies = tuple(CopyPlace.open(one, loaded.platform.repository) for one in loaded.platform.copies)
-                while_it_serves.enter_context(shipping(spec.continuous.wal, copies, _tell))
-                while_it_serves.enter_context(watching(server, _tell, mending(loaded, stack, component, _tell)))
+                while_it_serves.enter_context(shipping(spec.continuous.wal, copies, tell))
+                while_it_serves.enter_context(watching(server, tell, mending(loaded, stack, component, tell)))
         prefect.serve(*offered, print_starting_message=False, pause_on_shutdown=False)
-
-
-def _tell(text: str) -> None:
-    typer.echo(text, err=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
 from deployments.options import PlanPath
+from deployments.screen import tell
 from flows.continuous import mending
 from recoup.plan import load_plan
 from recoup.stacks import open_stack
@@ -35,9 +35,5 @@ def watch(
     server = Server.of(loaded, stack, component or None)
     repository = loaded.platform.repository
     copies = tuple(CopyPlace.open(spec, repository) for spec in loaded.platform.copies)
-    with shipping(continuous_of(server).wal, copies, _tell), noting(loaded, _tell):
-        keep_watch(server, threading.Event(), _tell, mending(loaded, stack, server.component, _tell))
-
-
-def _tell(text: str) -> None:
-    typer.echo(f"{datetime.now(UTC):%H:%M:%SZ}  {text}", err=True)
+    with shipping(continuous_of(server).wal, copies, tell), noting(loaded, tell):
+        keep_watch(server, threading.Event(), tell, mending(loaded, stack, server.component, tell))

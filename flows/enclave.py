@@ -27,8 +27,11 @@ from tasks.enclave import (
     diagnose_enclave,
     look,
     prove_enclave,
+    require_verifier,
+    unverifiable,
 )
 from tasks.enclave_provision import provision_enclave
+from tasks.enclave_quote import HOW_TO
 from tasks.services import restart_services, services_of, start_services
 from tasks.smoke import check_as_user
 
@@ -65,6 +68,7 @@ def run_enclave_recovery(
 ) -> RecoveryRecord:
     """Run the enclave's procedure and give its record, which is in the ledger."""
     component = attestable(plan, request.component or None)[0]
+    require_verifier()
     job = request.job(
         plan,
         "enclave",
@@ -85,6 +89,11 @@ def recover_secrets(run: Run, request: EnclaveRecovery, *, alone: bool = True) -
     """
     plan, step = run.job.plan, run.steps.step
     enclave = Enclave.of(plan, run.stack, run.job.component)
+    if lacking := unverifiable(enclave):
+        # As a part of a rebuild: nothing is done to an enclave of which nothing can be said.
+        _refuse(run, enclave, lacking)
+        run.next_step = f"{HOW_TO}; then recoup recover enclave --component {enclave.component}"
+        return
     # 1 how it is; looked at anew by a resumed run: an enclave that was restarted since has forgotten all
     found = step("Diagnose the enclave", diagnose_enclave, enclave, fresh=True)
     # 2 a service that is down or gives no quote is started; one that serves is not, as it would lose what it has
@@ -124,6 +133,7 @@ def preview(plan: Plan, request: EnclaveRecovery) -> tuple[str, ...]:
     """Look at the enclave and give, line by line, what a recovery would do; changes nothing, gives nothing away."""
     # Said before the stack is looked for, which may not be there.
     component = attestable(plan, request.component or None)[0]
+    require_verifier()
     enclave = Enclave.of(plan, open_stack(plan), component)
     found = look(enclave)
     lines = [f"{enclave.component}: {found}"]

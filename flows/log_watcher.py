@@ -1,10 +1,19 @@
-"""Tells the Prefect flow run's log what a run does."""
+"""Tells the Prefect flow run's log what a run does, and the terminal of the server that started it."""
 
 from __future__ import annotations
 
-from prefect.logging import get_run_logger
+import os
+import sys
+from contextlib import suppress
 
-from recoup.records import RecoveryRecord, StepRecord
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+
+from recoup.progress import plain, stamped, step_end
+from recoup.records import RecoveryRecord, StepOutcome, StepRecord
+
+# Set by ``recoup serve`` for the runs it starts: their standard error is its own.
+TO_TERMINAL = "RECOUP_STEPS_TO_TERMINAL"
 
 
 class LogWatcher:
@@ -15,9 +24,20 @@ class LogWatcher:
 
     def step(self, step: StepRecord) -> None:
         get_run_logger().info("%s: %s %s", step.title, step.outcome, step.detail)
+        if step.outcome is not StepOutcome.RUNNING:
+            _print(f"{step.title}: {step_end(step)}")
 
     def note(self, text: str) -> None:
         get_run_logger().info(text)
 
     def end(self, record: RecoveryRecord) -> None:
         get_run_logger().info("verdict: %s: %s", record.verdict, record.why)
+        _print(f"verdict: {record.verdict}: {plain(record.why)}")
+
+
+def _print(text: str) -> None:
+    if not os.environ.get(TO_TERMINAL):
+        return
+    # A terminal that is gone may not stop a recovery.
+    with suppress(OSError, ValueError):
+        print(stamped(f"{flow_run.flow_name}: {text}"), file=sys.stderr, flush=True)

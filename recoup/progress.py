@@ -8,7 +8,24 @@ from datetime import timedelta
 from typing import Protocol
 
 from recoup.clock import human
-from recoup.records import RecoveryRecord, StepRecord
+from recoup.records import RecoveryRecord, StepRecord, now
+
+
+def stamped(text: str) -> str:
+    """Return a line of a log: the moment in UTC, then the text; its further lines are indented."""
+    return f"{now():%H:%M:%S}Z  " + text.replace("\n", "\n           ")
+
+
+def step_end(step: StepRecord) -> str:
+    """Return how a step ended: its outcome, time and attempts, and what it found."""
+    again = f", {step.attempts} attempts" if step.attempts > 1 else ""
+    earlier = ", in the interrupted run" if step.resumed else ""
+    return f"{step.outcome} in {human(step.took)}{again}{earlier}" + (f": {plain(step.detail)}" if step.detail else "")
+
+
+def plain(text: str) -> str:
+    """Return a text in which nothing can move the cursor or colour the screen."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 class Watcher(Protocol):

@@ -15,7 +15,7 @@ from recoup.plan_enclave import QuoteSource
 from recoup.records import Check, Frozen, Outcome, Subject, now
 from recoup.stacks import Stack
 from tasks.enclave_fetch import Unanswered, ask, collateral_for, keep, quote_in
-from tasks.enclave_quote import NONCE_BYTES, Refused, Verified, checks, read_report, verify
+from tasks.enclave_quote import HOW_TO, NONCE_BYTES, Refused, Verified, checks, read_report, unable, verify
 from tasks.step import note, step
 
 DEVICE = "/dev/sgx_enclave"
@@ -122,6 +122,18 @@ def attestable(plan: Plan, name: str | None = None) -> tuple[str, EnclaveCompone
     return component, spec, spec.service, spec.quote
 
 
+def require_verifier() -> None:
+    """Raise PreconditionError where this machine cannot verify quotes: then nothing can be said of any enclave."""
+    if lacking := unable():
+        raise PreconditionError(lacking, next_step=HOW_TO)
+
+
+def unverifiable(enclave: Enclave) -> Attested | None:
+    """Return what attestation comes to on a machine that cannot verify quotes: unproven; None where it can."""
+    lacking = unable()
+    return Attested(checks=(_quote(enclave, Outcome.UNPROVEN, f"{lacking}: {HOW_TO}"),)) if lacking else None
+
+
 @step(timeout=timedelta(minutes=5))
 def diagnose_enclave(enclave: Enclave) -> Diagnosis:
     """Find out how an enclave is: its service, its attestation, its self-test; changes nothing."""
@@ -174,6 +186,8 @@ def attest(enclave: Enclave, *, nonce: bytes | None = None, at: datetime | None 
     ``nonce`` (32 bytes) and ``at``, the moment that collateral must be valid at, are given by tests alone.
     """
     spec, nonce = enclave.spec, nonce or secrets.token_bytes(NONCE_BYTES)
+    if lacking := unverifiable(enclave):
+        return lacking
     try:
         quote = quote_in(_ask(enclave, enclave.source.path, nonce, enclave.source.patience))
         report = read_report(quote)
@@ -261,17 +275,16 @@ def _verified(spec: EnclaveComponent, quote: bytes, at: datetime) -> Verified | 
 
 
 def _no_quote(enclave: Enclave, error: RecoupError) -> Check:
-    seen, outcome = first_line(error), Outcome.FAILED
+    seen = first_line(error)
     if isinstance(error, Unanswered) and not enclave.spec.simulation and _has_no_hardware(enclave):
-        seen = f"{seen}; it has no {DEVICE}: there is no SGX hardware, or the service was not given it"
-        outcome = Outcome.UNPROVEN
-    return Check(
-        name=f"{enclave.component}: quote",
-        subject=Subject.STATUS,
-        outcome=outcome,
-        expected="a fresh quote",
-        seen=seen,
-    )
+        without = f"{seen}; it has no {DEVICE}: there is no SGX hardware, or the service was not given it"
+        return _quote(enclave, Outcome.UNPROVEN, without)
+    return _quote(enclave, Outcome.FAILED, seen)
+
+
+def _quote(enclave: Enclave, outcome: Outcome, seen: str) -> Check:
+    name = f"{enclave.component}: quote"
+    return Check(name=name, subject=Subject.STATUS, outcome=outcome, expected="a fresh quote", seen=seen)
 
 
 def _has_no_hardware(enclave: Enclave) -> bool:

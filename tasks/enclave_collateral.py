@@ -10,8 +10,6 @@ import os
 import resource
 import sys
 
-import dcap_qvl
-
 # Sixty times what it needs besides libraries: collateral has about 20 kB.
 MOST_MEMORY = 1 << 30
 # The exit code where standard error has in one line why there is none; with any other it broke.
@@ -31,6 +29,9 @@ def main(pccs: str) -> int:
 
 
 async def _fetched(pccs: str, quote: bytes) -> str:
+    # Here, for the caller of this program has use for its exit code without it.
+    import dcap_qvl
+
     return str((await dcap_qvl.get_collateral(pccs, quote)).to_json())
 
 

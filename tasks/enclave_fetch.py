@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-import dcap_qvl
 import httpx
 
 from recoup.errors import ProgramError, RecoveryError
@@ -20,6 +19,7 @@ from recoup.plan_enclave import Collateral
 from recoup.process import Command, run
 from recoup.stacks import Stack
 from tasks.enclave_collateral import SAID
+from tasks.enclave_quote import brings_its_certificates
 from tasks.health import Answer, told
 from tasks.rpc import connection
 
@@ -139,7 +139,7 @@ def _without_processor(text: str, quote: bytes) -> str:
     """
     try:
         found = json.loads(text)
-        if not isinstance(found, dict) or not dcap_qvl.parse_quote(quote).cert_chain_pem_bytes():
+        if not isinstance(found, dict) or not brings_its_certificates(quote):
             return text
     except (ValueError, RecursionError):
         return text

@@ -11,13 +11,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-import dcap_qvl
 from pydantic import BaseModel, ValidationError
 
 from recoup.errors import RecoveryError, first_line
 from recoup.plan import EnclaveComponent
 from recoup.records import Check, Outcome, Subject
 
+try:
+    import dcap_qvl
+except ImportError:
+    # An extra: there is no wheel of it for every machine that runs the rest.
+    dcap_qvl = None
+
+HOW_TO = 'pip install -e ".[enclave]" in the checkout; on Linux arm64 it is built from source, with Rust'
 # None: Intel's own root certificate, which dcap-qvl has built in.
 ROOT: bytes | None = None
 NONCE_BYTES = 32
@@ -68,6 +74,16 @@ class _Findings(BaseModel):
     status: str
     # No default: were it ever left out or named otherwise, every advisory would be put up with.
     advisory_ids: tuple[str, ...]
+
+
+def unable() -> str:
+    """Return why no quote can be verified on this machine; empty where nothing stands against it."""
+    return "" if dcap_qvl else "the package dcap-qvl, which verifies quotes, is not installed here"
+
+
+def brings_its_certificates(quote: bytes) -> bool:
+    """Return whether a quote holds the certificates of its processor; raises ValueError for what is no quote."""
+    return bool(dcap_qvl.parse_quote(quote).cert_chain_pem_bytes())
 
 
 def read_report(quote: bytes) -> Report:

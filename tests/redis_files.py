@@ -1,4 +1,4 @@
-"""The data directory of a Redis, as it lies on disk: one append-only file before version 7, parts in a directory since."""
+"""The data directory of a Redis on disk: one append-only file before version 7, parts in a directory since."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ from recoup.records import Outcome, RecoveryRecord, StepOutcome, StepRecord, Sub
 from recoup.stacks.process import ProcessStack
 from tasks.sandbox import Sandbox
 from tasks.services import start_services
-from tests.redis_files import append_log, empty, kept
+from tests.redis_files import append_log, empty
 from tests.stack_behaviour import eventually
 
 SESSIONS = 300
@@ -167,12 +167,13 @@ class TestRecovered:
 
     def test_one_that_cannot_load_its_data_is_restored_and_they_are_kept(self, platform: Platform) -> None:
         spoil_the_log(platform)
-        spoilt = kept(platform.home / "data")
+        spoilt = append_log(platform.home / "data").read_bytes()
         before = set(platform.aside())
         record = platform.recover()
         recovered(record)
         assert platform.sessions() == SESSIONS
-        assert spoilt in [kept(path) for path in platform.aside() if path not in before]
+        # Not the snapshot next to it: a server that reads FLUSHALL in its log overwrites that, and then fails.
+        assert spoilt in [append_log(path).read_bytes() for path in platform.aside() if path not in before]
 
     def test_always_restores_and_says_how_much_is_lost(self, platform: Platform) -> None:
         platform.client().set("session:new", "since the backup")

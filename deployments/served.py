@@ -1,0 +1,211 @@
+"""What a Prefect server makes of what it was offered: is each schedule kept, which runs began, how did they end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterName,
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterExpectedStartTime,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.deployments.runner import RunnerDeployment
+from prefect.utilities.urls import url_for
+
+from recoup.clock import human
+from recoup.records import now
+
+# The server plans the runs of a deployment within seconds of its registration, and looks at all of them each minute.
+PATIENCE = timedelta(seconds=90)
+EVERY = timedelta(minutes=3)
+# A run begins seconds after its time; on a machine that is busy starting others, within a minute.
+LATE = timedelta(minutes=2)
+_POLL = timedelta(seconds=3)
+_BEGUN = (StateType.RUNNING, StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)
+_ENDED = _BEGUN[1:]
+_MOST_RUNS = 100
+_PREFIX = "Flow run encountered an exception: "
+
+
+@dataclass(frozen=True)
+class Kept:
+    """How the schedule of one deployment stands: when it runs next, and what is wrong with it, if anything."""
+
+    name: str
+    next: datetime | None = None
+    wrong: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.wrong or f'{self.next:%Y-%m-%d %H:%M:%SZ}'}"
+
+
+@dataclass(frozen=True)
+class _Registered:
+    id: UUID
+    paused: bool
+
+
+@contextmanager
+def following(offered: Sequence[RunnerDeployment], tell: Callable[[str], None]) -> Iterator[None]:
+    """Tell of the runs of a server and watch its schedules while the block runs, in a thread of its own."""
+    stop = threading.Event()
+    follower = threading.Thread(
+        target=lambda: Follower(offered, tell).follow(stop), name="follow-the-server", daemon=True
+    )
+    follower.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        follower.join(timeout=_POLL.total_seconds())
+
+
+@dataclass
+class Follower:
+    """Tells, line by line, when schedules are not kept, and of every run when it begins and how it ended.
+
+    Says at once, and again at each look, which jobs will not run and why: a backup that is not taken makes no noise
+    by itself.
+    """
+
+    offered: Sequence[RunnerDeployment]
+    tell: Callable[[str], None]
+    patience: timedelta = PATIENCE
+    every: timedelta = EVERY
+    _began: datetime = field(default_factory=now)
+    _told: dict[UUID, StateType] = field(default_factory=dict)
+    _well: bool | None = None
+    _reached: bool = True
+
+    def follow(self, stop: threading.Event) -> None:
+        """Follow until told to stop; a server that does not answer is told of, and asked again."""
+        next_look = self._began
+        while not stop.wait(_POLL.total_seconds()):
+            try:
+                with get_client(sync_client=True) as client:
+                    self._tell_of_runs(client)
+                    if now() >= next_look:
+                        next_look = now() + (self.every if self._look(client) else _POLL)
+            except (httpx.HTTPError, RuntimeError) as error:
+                if self._reached and now() - self._began > self.patience:
+                    self.tell(f"NOTHING RUNS BY SCHEDULE: the Prefect server does not answer ({type(error).__name__})")
+                    self._reached = False
+            else:
+                if not self._reached:
+                    self.tell("the Prefect server answers again")
+                self._reached = True
+
+    def _look(self, client: SyncPrefectClient) -> bool:
+        """Look at every schedule and tell of it; return whether this look counts, which the first ones may not yet."""
+        found = schedules(client, [one.name for one in self.offered if one.schedules], now())
+        wrong = [one for one in found if one.wrong]
+        if wrong and self._well is None and now() - self._began < self.patience:
+            return False
+        if wrong:
+            self.tell(f"{len(wrong)} OF {len(found)} SCHEDULED JOBS WILL NOT RUN:")
+        elif not self._well:
+            self.tell("next by schedule:" if self._well is None else "every scheduled job will run again:")
+        for one in wrong or (found if not self._well else ()):
+            self.tell(f"  {one}")
+        self._well = not wrong
+        return True
+
+    def _tell_of_runs(self, client: SyncPrefectClient) -> None:
+        names = _deployments(client, [one.name for one in self.offered])
+        if not names:
+            return
+        open_ones = [run for run, state in self._told.items() if state is StateType.RUNNING]
+        recent = FlowRunFilter(
+            deployment_id=FlowRunFilterDeploymentId(any_=[one.id for one in names.values()]),
+            expected_start_time=FlowRunFilterExpectedStartTime(after_=self._began - timedelta(minutes=5)),
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(_BEGUN))),
+        )
+        found = client.read_flow_runs(
+            flow_run_filter=recent, sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=_MOST_RUNS
+        )
+        if open_ones:
+            found += client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=open_ones)))
+        called = {one.id: name for name, one in names.items()}
+        for run in sorted(found, key=lambda one: one.expected_start_time or self._began):
+            if run.deployment_id in called:
+                self._tell_of(run, called[run.deployment_id])
+
+    def _tell_of(self, run: FlowRun, name: str) -> None:
+        state = run.state_type
+        if state is None or self._told.get(run.id) is state:
+            return
+        known = run.id in self._told
+        self._told[run.id] = state
+        # What had ended before is in the server's pages.
+        if not known and run.end_time and run.end_time < self._began:
+            return
+        self.tell(f"{name}: {said(run, url_for('flow-run', obj_id=run.id) or '')}")
+
+
+def said(run: FlowRun, address: str) -> str:
+    """Return in words how a run stands: begun, completed, or how it failed and where its log is."""
+    took = human(run.total_run_time)
+    message = ((run.state.message if run.state else "") or "").removeprefix(_PREFIX)
+    if run.state_type is StateType.RUNNING:
+        return f"began ({address})"
+    if run.state_type is StateType.COMPLETED:
+        return f"completed in {took}"
+    if run.state_type is StateType.CANCELLED and run.start_time is None:
+        return f"not begun: {message}"
+    # An error's own name stands before its words, which need no other.
+    kind, _, words = message.partition(": ")
+    what = words if kind.endswith("Error") and " " not in kind else message
+    state = run.state_type.value if run.state_type else "ENDED"
+    return f"{state} after {took}: {what.strip()}\nIts log: {address}"
+
+
+def schedules(client: SyncPrefectClient, names: Sequence[str], at: datetime) -> tuple[Kept, ...]:
+    """Return how the schedule of each named deployment stands at a server, in the order of their next runs."""
+    registered = _deployments(client, names)
+    found = [_kept(client, name, registered.get(name), at) for name in names]
+    return tuple(sorted(found, key=lambda one: (one.next or datetime.max.replace(tzinfo=UTC), one.name)))
+
+
+def _kept(client: SyncPrefectClient, name: str, registered: _Registered | None, at: datetime) -> Kept:
+    if registered is None:
+        return Kept(name, wrong="the server does not know it: was it deleted? Start recoup serve again")
+    if registered.paused:
+        return Kept(name, wrong="its schedule is paused: resume it in the server's pages, under Deployments")
+    first = _first_run(client, registered.id)
+    if first is None:
+        return Kept(name, wrong="the server has planned no next run: its scheduler does not work; read its log")
+    if first < at - LATE:
+        return Kept(name, first, f"it was due at {first:%Y-%m-%d %H:%M:%SZ}, and nothing has begun it")
+    return Kept(name, first)
+
+
+def _first_run(client: SyncPrefectClient, deployment: UUID) -> datetime | None:
+    """Return when the first run is due that has not begun; None where none is planned."""
+    wanted = FlowRunFilter(
+        deployment_id=FlowRunFilterDeploymentId(any_=[deployment]),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+    )
+    found = client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=1)
+    return found[0].expected_start_time if found else None
+
+
+def _deployments(client: SyncPrefectClient, names: Sequence[str]) -> dict[str, _Registered]:
+    wanted = DeploymentFilter(name=DeploymentFilterName(any_=list(names)))
+    return {
+        one.name: _Registered(one.id, one.paused or not all(schedule.active for schedule in one.schedules))
+        for one in client.read_deployments(deployment_filter=wanted)
+    }
