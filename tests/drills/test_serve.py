@@ -4,38 +4,29 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-import httpx
 import pytest
 
 from recoup.ledger import Ledger
 from recoup.plan import load_plan
-from recoup.process import Command, background
 from recoup.records import Verdict
 from recoup.stacks import open_stack
 from tasks.postgres import Server
 from tasks.postgres_fault import Fault, inject
 from tasks.sandbox import Sandbox, create, destroy
+from tests.drills.server import Api, own_state, served
 
-ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 pytestmark = pytest.mark.server
 
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
-    # Not among pytest's own directories: another session of the same user closes those to everybody else.
-    with tempfile.TemporaryDirectory(prefix="recoup-serve-") as made, pytest.MonkeyPatch.context() as patch:
-        Path(made).chmod(0o755)
-        patch.setenv("RECOUP_STATE", made)
-        yield Path(made)
+    with own_state() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -45,86 +36,12 @@ def sandbox(home: Path) -> Iterator[Sandbox]:
     destroy(made)
 
 
-@dataclass
-class Api:
-    client: httpx.Client
-    backup: dict[str, object] = field(default_factory=dict)
-
-    def post(self, path: str, body: object) -> list[dict[str, object]]:
-        end = time.monotonic() + 60
-        while True:
-            answer = self.client.post(path, json=body)
-            # The server's SQLite was busy and nothing was done: Prefect's own clients ask again too.
-            if answer.status_code != 503 or time.monotonic() > end:
-                break
-            time.sleep(0.5)
-        answer.raise_for_status()
-        found = answer.json()
-        return found if isinstance(found, list) else [found]
-
-    def deployment(self, name: str) -> dict[str, object]:
-        return next(one for one in self.post("/deployments/filter", {}) if one["name"] == name)
-
-    def keep_the_schedule_away(self, end: float) -> None:
-        """The backup of every tenth minute would be in the way of the one that a test starts: only one may run."""
-        schedules = self.backup["schedules"]
-        assert isinstance(schedules, list)
-        for schedule in schedules:
-            path = f"/deployments/{self.backup['id']}/schedules/{schedule['id']}"
-            while self.client.patch(path, json={"active": False}).status_code != 204:
-                assert time.monotonic() < end
-                time.sleep(0.5)
-        underway = {"flow_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING"]}}}}
-        while self.post("/flow_runs/filter", underway):
-            assert time.monotonic() < end
-            time.sleep(0.5)
-
-    def run(self, name: str, **changes: object) -> tuple[str, str, str]:
-        """Start a deployment as the form does; gives the flow run's id, the state it ended in, and its message."""
-        deployment = self.deployment(name)
-        parameters = deployment["parameters"]
-        assert isinstance(parameters, dict)
-        body = {"parameters": {"request": {**parameters["request"], **changes}}, "state": {"type": "SCHEDULED"}}
-        run = str(self.post(f"/deployments/{deployment['id']}/create_flow_run", body)[0]["id"])
-        end = time.monotonic() + 150
-        while True:
-            state = self.client.get(f"/flow_runs/{run}").json()["state"]
-            if state["type"] in ENDED:
-                return run, state["type"], state["message"] or ""
-            assert time.monotonic() < end, f"{name} did not end: {state}"
-            time.sleep(0.5)
-
-
 @pytest.fixture(scope="module")
 def api(home: Path, sandbox: Sandbox) -> Iterator[Api]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    argv = (sys.executable, "-m", "deployments.cli", "serve", "--plan", str(sandbox.plan), "--port", str(port))
-    log = home / "serve.log"
-    here = Path(__file__).resolve().parents[2]
-    with (
-        background(Command(argv, cwd=here), log=log),
-        httpx.Client(base_url=f"http://127.0.0.1:{port}/api", timeout=30, trust_env=False) as client,
-    ):
-        api = Api(client)
-        end = time.monotonic() + 150
-        while True:
-            assert time.monotonic() < end, log.read_text()
-            try:
-                names = {one["name"] for one in api.post("/deployments/filter", {})}
-            except httpx.HTTPError:
-                names = set()
-            # The last one that is registered.
-            if "prune-backups" in names:
-                break
-            time.sleep(0.5)
+    with served(sandbox.plan, home) as api:
         api.backup = api.deployment("back-up-database")
-        api.keep_the_schedule_away(end)
+        api.keep_the_schedule_away(time.monotonic() + 150)
         yield api
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        assert probe.connect_ex(("127.0.0.1", port)) != 0, "the server outlived recoup serve"
 
 
 def test_the_backup_is_scheduled_as_often_as_the_plan_needs(api: Api, sandbox: Sandbox) -> None:
