@@ -12,11 +12,13 @@ from pydantic import Field
 from flows.drill import WRITES_BEFORE, StackKind, note_lost
 from flows.procedure import current_watcher
 from flows.redis_store import RedisRecovery, run_redis_backup, run_redis_recovery
+from recoup.errors import RecoveryError
 from recoup.places import drill_ledger
 from recoup.plan import Plan, load_plan
 from recoup.records import Frozen, RecoveryRecord, now
 from recoup.stacks import open_stack
 from tasks.redis_fault import RedisCanary, RedisFault, inject
+from tasks.redis_replica import Replica, attach_redis_replica
 from tasks.redis_server import RedisServer
 from tasks.sandbox import create, destroy
 
@@ -41,6 +43,13 @@ def drill_redis(request: RedisDrill) -> RecoveryRecord:
 def _drill(plan: Plan, path: Path, sandbox: str, request: RedisDrill, clean: ExitStack) -> RecoveryRecord:
     stack = open_stack(plan)
     server = RedisServer.of(plan, stack, None)
+    if replica := Replica.of(plan, server):
+        # What has not reached a replica yet cannot come back from it: the drill begins when it follows.
+        attached = attach_redis_replica.fn(replica, False, "")
+        if attached.trouble:
+            raise RecoveryError(
+                f"the sandbox's replica does not follow: {attached.trouble}", state="nothing was broken"
+            )
     canary = RedisCanary(server, f"canary-{uuid4().hex[:8]}")
     clean.callback(canary.stop)
     canary.start()

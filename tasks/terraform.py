@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ from tasks.terraform_words import Changes, read_plan, refused
 
 # terraform_data, and the reason a plan gives for each change, are there from 1.4 on.
 OLDEST = (1, 4)
+INSTALL = "https://developer.hashicorp.com/terraform/install"
 _VERSION = re.compile(r'"terraform_version": *"(\d+)\.(\d+)')
 _QUIET: dict[str, Option] = {"input": False, "no_color": FLAG}
 
@@ -141,6 +143,12 @@ def _require_program(program: Program) -> None:
         raise PreconditionError(
             f"there is no Terraform root in {program.spec.root}",
             next_step="correct platform.terraform.root in the plan",
+        )
+    if shutil.which(program.spec.program) is None:
+        raise PreconditionError(
+            f"there is no {program.spec.program} on this machine, which provisions the infrastructure",
+            next_step=f"install Terraform {OLDEST[0]}.{OLDEST[1]} or newer ({INSTALL}), "
+            "or name its path in platform.terraform.program",
         )
     found = _VERSION.search(_ask(program, "version", json=FLAG).out)
     if found is None or (int(found[1]), int(found[2])) < OLDEST:

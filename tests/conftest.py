@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import socket
 import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,6 +30,26 @@ def anvil(pytestconfig: pytest.Config) -> Path:
     cache = pytestconfig.cache
     assert cache is not None
     return anvil_binary(cache.mkdir("anvil"))
+
+
+@pytest.fixture(scope="session")
+def terraform() -> None:
+    """Skip aloud where there is no Terraform, or fail where it was promised."""
+    if shutil.which("terraform") is None:
+        if os.environ.get("RECOUP_REQUIRE_TERRAFORM"):
+            pytest.fail("RECOUP_REQUIRE_TERRAFORM is set, and there is no terraform on PATH")
+        pytest.skip("NOTHING WAS PROVED ABOUT TERRAFORM: there is none on this machine")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List what this run could not prove, by its reason."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in skipped)
+    if not reasons:
+        return
+    terminalreporter.section("not proven by this run")
+    for reason, count in reasons.most_common():
+        terminalreporter.line(f"{count:>5} {'test' if count == 1 else 'tests'}: {reason}")
 
 
 @pytest.fixture(autouse=True)

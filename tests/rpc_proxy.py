@@ -19,6 +19,8 @@ from tests.web import serving
 
 HTML = b"<!DOCTYPE html><html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
 # Answers to a request's id 1, each of them wrong in its own way.
+# Deeper than any JSON library reads.
+NESTED = b'{"jsonrpc":"2.0","id":1,"result":' + b"[" * 200_000 + b"]" * 200_000 + b"}"
 TWICE = b'{"jsonrpc":"2.0","id":1,"result":1,"result":2}'
 Change = Callable[[str, Json], Json]
 
@@ -36,6 +38,7 @@ class Fault(Enum):
     HTML = auto()
     NOT_JSON = auto()
     TWICE = auto()  # an object that has a key twice
+    NESTED = auto()
     GIANT = auto()
     WRONG_ID = auto()
 
@@ -169,5 +172,6 @@ _RUBBISH = {
     Fault.LIMITED: (200, b'{"jsonrpc":"2.0","id":1,"error":{"code":-32005,"message":"limit exceeded"}}'),
     Fault.HTML: (200, HTML),
     Fault.NOT_JSON: (200, b'{"jsonrpc":"2.0","id":1,"result":'),
+    Fault.NESTED: (200, NESTED),
     Fault.TWICE: (200, TWICE),
 }

@@ -21,6 +21,8 @@ from tasks.sandbox import Sandbox, create, destroy
 from tasks.terraform import apply_infrastructure, plan_infrastructure, terraform_of
 from tests.stack_behaviour import SOON
 
+pytestmark = pytest.mark.usefixtures("terraform")
+
 
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -9,12 +9,14 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 
 from recoup.process import Command, background
+from tests.stack_behaviour import eventually
 
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 # The last one that is registered.
@@ -62,20 +64,6 @@ class Api:
     def deployment(self, name: str) -> dict[str, object]:
         return next(one for one in self.post("/deployments/filter", {}) if one["name"] == name)
 
-    def keep_the_schedule_away(self, end: float) -> None:
-        """The backup of every tenth minute would be in the way of the one that a test starts: only one may run."""
-        schedules = self.backup["schedules"]
-        assert isinstance(schedules, list)
-        for schedule in schedules:
-            path = f"/deployments/{self.backup['id']}/schedules/{schedule['id']}"
-            while self.client.patch(path, json={"active": False}).status_code != 204:
-                assert time.monotonic() < end
-                time.sleep(0.5)
-        underway = {"flow_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING"]}}}}
-        while self.post("/flow_runs/filter", underway):
-            assert time.monotonic() < end
-            time.sleep(0.5)
-
     def pause(self, name: str, *, active: bool = False) -> None:
         """Switch the schedules of a deployment off, or on again."""
         deployment = self.deployment(name)
@@ -83,7 +71,17 @@ class Api:
         assert isinstance(schedules, list)
         for schedule in schedules:
             path = f"/deployments/{deployment['id']}/schedules/{schedule['id']}"
-            assert self.client.patch(path, json={"active": active}).status_code == 204
+            eventually("it is switched", partial(self._switch, path, active))
+
+    def _switch(self, path: str, active: bool) -> bool:
+        return self.client.patch(path, json={"active": active}).is_success
+
+    def pause_everything(self) -> None:
+        """Switch every schedule off and wait until nothing runs: of each job only one may, and a test starts it."""
+        for deployment in self.post("/deployments/filter", {}):
+            self.pause(str(deployment["name"]))
+        underway = {"flow_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING"]}}}}
+        eventually("nothing runs", lambda: not self.post("/flow_runs/filter", underway))
 
     def run(self, name: str, **changes: object) -> tuple[str, str, str]:
         """Start a deployment as the form does; gives the flow run's id, the state it ended in, and its message."""

@@ -30,6 +30,7 @@ from tasks.redis_server import RedisServer
 from tasks.sandbox import create, destroy
 from tests.drills.platform import Platform, rebuild_and_die
 
+pytestmark = pytest.mark.usefixtures("terraform")
 STORES = ["database", "redis", "configuration"]
 
 

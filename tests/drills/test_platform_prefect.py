@@ -12,7 +12,7 @@ from flows.drill_platform import PlatformDrill, drill_platform
 from recoup.records import Verdict
 from tests.stack_behaviour import eventually
 
-pytestmark = [pytest.mark.server, pytest.mark.slow]
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.usefixtures("terraform")]
 
 
 def test_the_steps_of_parts_at_the_same_time_are_task_runs_of_one_flow_run() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -40,7 +39,7 @@ def sandbox(home: Path) -> Iterator[Sandbox]:
 def api(home: Path, sandbox: Sandbox) -> Iterator[Api]:
     with served(sandbox.plan, home) as api:
         api.backup = api.deployment("back-up-database")
-        api.keep_the_schedule_away(time.monotonic() + 150)
+        api.pause_everything()
         yield api
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -179,11 +180,17 @@ def test_a_pin_the_node_does_not_tell_is_unproven(way: Way) -> None:
 
 
 def test_an_answer_without_end_of_nesting_is_unproven(way: Way) -> None:
+    way.fault = Fault.NESTED
+    assert looked_at(TOKEN, {N3: way.url})[0].outcome is UNPROVEN
+
+
+def test_a_manifest_nested_as_deep_as_can_be_read_is_never_the_one_that_was_pinned(way: Way) -> None:
     deep: Json = []
     for _ in range(700):
         deep = [deep]
     with changed(way, "getcontractstate", {**state(way), "manifest": {"extra": deep}}):
-        assert looked_at(TOKEN, {N3: way.url})[0].outcome is UNPROVEN
+        # Python 3.11 gives up at it; a later one reads it, and sees another manifest.
+        assert looked_at(TOKEN, {N3: way.url})[0].outcome is (UNPROVEN if sys.version_info < (3, 12) else FAILED)
 
 
 def test_a_silent_chain_keeps_nobody_from_looking_at_the_other(way: Way, backups: str) -> None:

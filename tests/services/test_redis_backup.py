@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import struct
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +31,7 @@ from tasks.redis_scratch import snapshot_of
 from tasks.redis_server import Link, Word
 from tests.redis_scratch import APPEND, PASSWORD, Scratch, scratch
 from tests.services.test_postgres_disk_full import MEGABYTE, fill, may_mount, small_disk
-from tests.stack_behaviour import eventually
+from tests.stack_behaviour import arguments_here, eventually
 
 SLOW = 2000  # microseconds for each key that a save writes
 
@@ -56,8 +55,7 @@ def unpublished(source: Scratch) -> bool:
 
 def throwaways(directory: Path) -> list[str]:
     """Give the processes that were started for a copy below a directory."""
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
-    return [line for line in listed if str(directory / "backups") in line]
+    return [line for line in arguments_here().splitlines() if str(directory / "backups") in line]
 
 
 class TestInUse:

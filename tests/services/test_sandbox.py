@@ -25,6 +25,7 @@ from recoup.secrets import resolve
 from recoup.stacks import open_stack, proctable
 from recoup.stacks.process import ProcessStack
 from tasks import embedded, sandbox_process
+from tasks.embedded import redis_server
 from tasks.health import trusting
 from tasks.sandbox import Sandbox, create, destroy, sweep
 from tests.stack_behaviour import POSTGRES, SOON, eventually, ready, sql
@@ -95,7 +96,7 @@ def test_its_secrets_are_private_and_stand_in_no_argument_list(sandbox: Sandbox)
             values.append(file.read_text(encoding="utf-8"))
     processes = proctable.dwelling(sandbox.directory)
     shown = "\n".join(Path(f"/proc/{who.pid}/cmdline").read_text(encoding="utf-8") for who in processes)
-    assert "redis" in shown
+    assert redis_server().name in shown
     described = (sandbox.directory / "stack.json").read_text(encoding="utf-8") + sandbox.plan.read_text(
         encoding="utf-8"
     )

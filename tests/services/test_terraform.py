@@ -22,7 +22,7 @@ from tasks.terraform_look import MARK
 from tests.stack_behaviour import eventually
 from tests.terraform_state import Backend, state_backend
 
-pytestmark = pytest.mark.skipif(not shutil.which("terraform"), reason="NOTHING WAS PROVED ABOUT TERRAFORM: it is away")
+pytestmark = pytest.mark.usefixtures("terraform")
 SOON = timedelta(minutes=1)
 
 
@@ -221,7 +221,7 @@ def test_a_provider_that_cannot_be_had_is_told_as_that(root: Root, tmp_path: Pat
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"program": "no-such-terraform"}, "could not be started"),
+        ({"program": "no-such-terraform"}, "there is no no-such-terraform on this machine"),
         ({"root": Path("/nowhere")}, "no Terraform root in /nowhere"),
         ({"var_file": Path("/nowhere/x.tfvars")}, "/nowhere/x.tfvars is not there"),
         ({"backend": Path("/nowhere/x.hcl")}, "/nowhere/x.hcl is not there"),

@@ -17,6 +17,7 @@ dir {data}
 appendonly yes
 appendfsync everysec
 save 3600 1 300 100 60 10000
+repl-diskless-sync-delay 0
 daemonize no
 logfile ""
 """
