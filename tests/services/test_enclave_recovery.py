@@ -18,7 +18,7 @@ from flows.platform import PlatformRecovery, run_platform_recovery
 from flows.service import ServiceRecovery, run_service_recovery
 from recoup.errors import PreconditionError
 from recoup.records import Outcome, StepOutcome, Verdict
-from tasks import enclave_provision
+from tasks import enclave_provision, enclave_quote
 from tasks.checklist_enclave import enclaves_attested
 from tasks.enclave import Condition, look, self_test
 from tests.enclave_hardware import MRSIGNER, simulated
@@ -94,6 +94,41 @@ def test_a_host_without_sgx_is_unproven_and_the_words_are_clear(platform: Enclav
     assert (record.verdict, record.state_left) == (Verdict.UNPROVEN, "nothing was given to the enclave")
     assert "there is no SGX hardware" in record.why
     assert platform.provisioned == []
+
+
+class TestWithoutTheLibrary:
+    """On a machine for which dcap-qvl has no wheel nothing can be said of an enclave, and nothing is done to it."""
+
+    @pytest.fixture(autouse=True)
+    def _without(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(enclave_quote, "dcap_qvl", None)
+
+    def test_a_recovery_is_refused_before_anything(
+        self, platform: EnclavePlatform, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        started, before = platform.stack.state("vault").started, platform.records()
+        with pytest.raises(PreconditionError, match="dcap-qvl, which verifies quotes, is not installed"):
+            platform.recover()
+        for more in (["--dry-run"], ["--yes"]):
+            assert run(["recover", "enclave", "--plan", str(platform.file), *more]) == 2
+            shown = capsys.readouterr().err
+            assert 'Next: pip install -e ".[enclave]"' in shown
+            assert "Traceback" not in shown
+        assert platform.records() == before
+        assert (platform.stack.state("vault").started, platform.provisioned) == (started, [])
+
+    def test_the_checklist_says_that_it_is_unproven_and_what_to_install(self, platform: EnclavePlatform) -> None:
+        item = enclaves_attested(platform.plan, platform.stack)
+        assert item.outcome is Outcome.UNPROVEN
+        assert 'pip install -e ".[enclave]"' in item.seen
+
+    def test_a_rebuilt_platform_is_unproven_and_its_enclave_is_left_alone(self, platform: EnclavePlatform) -> None:
+        started = platform.stack.state("vault").started
+        record = run_platform_recovery(platform.plan, PlatformRecovery(plan=platform.file), ledger=platform.ledger)
+        assert record.verdict is Verdict.UNPROVEN
+        assert "dcap-qvl" in record.why
+        assert "recoup recover enclave" in record.next_step
+        assert (platform.stack.state("vault").started, platform.provisioned) == (started, [])
 
 
 def test_shares_are_put_together_and_told_to_nobody(platform: EnclavePlatform, tmp_path: Path) -> None:
