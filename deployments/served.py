@@ -16,8 +16,7 @@ from prefect.client.schemas.filters import (
     DeploymentFilterName,
     FlowRunFilter,
     FlowRunFilterDeploymentId,
-    FlowRunFilterExpectedStartTime,
-    FlowRunFilterId,
+    FlowRunFilterEndTime,
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
@@ -27,6 +26,7 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.utilities.urls import url_for
 
 from recoup.clock import human
+from recoup.errors import first_line
 from recoup.records import now
 
 # The server plans the runs of a deployment within seconds of its registration, and looks at all of them each minute.
@@ -35,9 +35,7 @@ EVERY = timedelta(minutes=3)
 # A run begins seconds after its time; on a machine that is busy starting others, within a minute.
 LATE = timedelta(minutes=2)
 _POLL = timedelta(seconds=3)
-_BEGUN = (StateType.RUNNING, StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)
-_ENDED = _BEGUN[1:]
-_MOST_RUNS = 100
+_OVERLAP = timedelta(seconds=30)
 _PREFIX = "Flow run encountered an exception: "
 
 
@@ -87,30 +85,34 @@ class Follower:
     patience: timedelta = PATIENCE
     every: timedelta = EVERY
     _began: datetime = field(default_factory=now)
-    _told: dict[UUID, StateType] = field(default_factory=dict)
+    _seen_until: datetime = field(default_factory=now)
+    _names: dict[UUID, str] = field(default_factory=dict)
+    _running: set[UUID] = field(default_factory=set)
+    _ended: set[UUID] = field(default_factory=set)
     _well: bool | None = None
     _reached: bool = True
 
     def follow(self, stop: threading.Event) -> None:
-        """Follow until told to stop; a server that does not answer is told of, and asked again."""
-        next_look = self._began
+        """Follow until told to stop; a server that does not answer is told of at each look, and asked again."""
+        next_look = next_complaint = self._began
         while not stop.wait(_POLL.total_seconds()):
             try:
                 with get_client(sync_client=True) as client:
-                    self._tell_of_runs(client)
                     if now() >= next_look:
                         next_look = now() + (self.every if self._look(client) else _POLL)
+                    self._tell_of_runs(client)
             except (httpx.HTTPError, RuntimeError) as error:
-                if self._reached and now() - self._began > self.patience:
-                    self.tell(f"NOTHING RUNS BY SCHEDULE: the Prefect server does not answer ({type(error).__name__})")
-                    self._reached = False
+                if now() >= max(next_complaint, self._began + self.patience):
+                    self.tell(f"NOTHING RUNS BY SCHEDULE: the Prefect server does not answer: {first_line(error)}")
+                    self._reached, next_complaint = False, now() + self.every
             else:
                 if not self._reached:
                     self.tell("the Prefect server answers again")
-                self._reached = True
+                    self._reached = True
 
     def _look(self, client: SyncPrefectClient) -> bool:
         """Look at every schedule and tell of it; return whether this look counts, which the first ones may not yet."""
+        self._names = {one.id: name for name, one in _deployments(client, [one.name for one in self.offered]).items()}
         found = schedules(client, [one.name for one in self.offered if one.schedules], now())
         wrong = [one for one in found if one.wrong]
         if wrong and self._well is None and now() - self._began < self.patience:
@@ -125,52 +127,49 @@ class Follower:
         return True
 
     def _tell_of_runs(self, client: SyncPrefectClient) -> None:
-        names = _deployments(client, [one.name for one in self.offered])
-        if not names:
+        if not self._names:
             return
-        open_ones = [run for run, state in self._told.items() if state is StateType.RUNNING]
-        recent = FlowRunFilter(
-            deployment_id=FlowRunFilterDeploymentId(any_=[one.id for one in names.values()]),
-            expected_start_time=FlowRunFilterExpectedStartTime(after_=self._began - timedelta(minutes=5)),
-            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(_BEGUN))),
+        ours, at = FlowRunFilterDeploymentId(any_=list(self._names)), now()
+        running = FlowRunFilter(
+            deployment_id=ours, state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
         )
-        found = client.read_flow_runs(
-            flow_run_filter=recent, sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=_MOST_RUNS
-        )
-        if open_ones:
-            found += client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=open_ones)))
-        called = {one.id: name for name, one in names.items()}
-        for run in sorted(found, key=lambda one: one.expected_start_time or self._began):
-            if run.deployment_id in called:
-                self._tell_of(run, called[run.deployment_id])
+        # A little is seen twice, so that nothing falls between two looks of two clocks.
+        ended = FlowRunFilter(deployment_id=ours, end_time=FlowRunFilterEndTime(after_=self._seen_until - _OVERLAP))
+        for run in client.read_flow_runs(flow_run_filter=running):
+            if run.id not in self._running:
+                self._tell_of(run)
+        done = client.read_flow_runs(flow_run_filter=ended, sort=FlowRunSort.END_TIME_DESC)
+        for run in reversed(done):
+            # What had ended before is in the server's pages.
+            if run.id not in self._ended and run.end_time and run.end_time >= self._began:
+                self._tell_of(run)
+        self._ended = {run.id for run in done}
+        self._running -= self._ended
+        self._seen_until = at
 
-    def _tell_of(self, run: FlowRun, name: str) -> None:
-        state = run.state_type
-        if state is None or self._told.get(run.id) is state:
-            return
-        known = run.id in self._told
-        self._told[run.id] = state
-        # What had ended before is in the server's pages.
-        if not known and run.end_time and run.end_time < self._began:
-            return
-        self.tell(f"{name}: {said(run, url_for('flow-run', obj_id=run.id) or '')}")
+    def _tell_of(self, run: FlowRun) -> None:
+        if run.state_type is StateType.RUNNING:
+            self._running.add(run.id)
+        if run.deployment_id:
+            name = self._names.get(run.deployment_id, run.name)
+            self.tell(f"{name}: {said(run, url_for('flow-run', obj_id=run.id) or '')}")
 
 
 def said(run: FlowRun, address: str) -> str:
     """Return in words how a run stands: begun, completed, or how it failed and where its log is."""
     took = human(run.total_run_time)
-    message = ((run.state.message if run.state else "") or "").removeprefix(_PREFIX)
+    message = (run.state.message if run.state else "") or ""
+    if message.startswith(_PREFIX):
+        # Behind it stands the error's own name, and then its words.
+        message = message.removeprefix(_PREFIX).partition(": ")[2]
     if run.state_type is StateType.RUNNING:
         return f"began ({address})"
     if run.state_type is StateType.COMPLETED:
         return f"completed in {took}"
     if run.state_type is StateType.CANCELLED and run.start_time is None:
         return f"not begun: {message}"
-    # An error's own name stands before its words, which need no other.
-    kind, _, words = message.partition(": ")
-    what = words if kind.endswith("Error") and " " not in kind else message
     state = run.state_type.value if run.state_type else "ENDED"
-    return f"{state} after {took}: {what.strip()}\nIts log: {address}"
+    return f"{state} after {took}: {message.strip()}\nIts log: {address}"
 
 
 def schedules(client: SyncPrefectClient, names: Sequence[str], at: datetime) -> tuple[Kept, ...]:
