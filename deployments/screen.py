@@ -6,6 +6,7 @@ import atexit
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from functools import wraps
 from typing import ParamSpec
@@ -77,8 +78,9 @@ def _never_raise(method: Callable[P, None]) -> Callable[P, None]:
 
 
 def tell(text: str) -> None:
-    """Print a line on standard error, with its moment: what a command that runs on has to say."""
-    print(stamped(text), file=sys.stderr, flush=True)
+    """Print a line on standard error, with its moment; a terminal that is gone raises nothing."""
+    with suppress(OSError, ValueError):
+        print(stamped(text), file=sys.stderr, flush=True)
 
 
 def open_screen(json: bool) -> Watcher:

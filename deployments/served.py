@@ -1,4 +1,4 @@
-"""What a Prefect server makes of what it was offered: is each schedule kept, which runs began, how did they end."""
+"""Following a Prefect server: whether it keeps each schedule, which runs began, and how they ended."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _PREFIX = "Flow run encountered an exception: "
 
 @dataclass(frozen=True)
 class Kept:
-    """How the schedule of one deployment stands: when it runs next, and what is wrong with it, if anything."""
+    """The schedule of one deployment: when it runs next, and what keeps it from running, if anything."""
 
     name: str
     next: datetime | None = None
@@ -59,7 +59,7 @@ class _Registered:
 
 @contextmanager
 def following(offered: Sequence[RunnerDeployment], tell: Callable[[str], None]) -> Iterator[None]:
-    """Tell of the runs of a server and watch its schedules while the block runs, in a thread of its own."""
+    """Report the runs of a server and watch its schedules while the block runs, in a thread of its own."""
     stop = threading.Event()
     follower = threading.Thread(
         target=lambda: Follower(offered, tell).follow(stop), name="follow-the-server", daemon=True
@@ -74,10 +74,9 @@ def following(offered: Sequence[RunnerDeployment], tell: Callable[[str], None]) 
 
 @dataclass
 class Follower:
-    """Tells, line by line, when schedules are not kept, and of every run when it begins and how it ended.
+    """Reports each run as it begins and ends, and which scheduled jobs will not run, again at each look.
 
-    Says at once, and again at each look, which jobs will not run and why: a backup that is not taken makes no noise
-    by itself.
+    A backup that is not taken makes no noise by itself. ``tell`` takes one text; it must not raise.
     """
 
     offered: Sequence[RunnerDeployment]
@@ -93,7 +92,7 @@ class Follower:
     _reached: bool = True
 
     def follow(self, stop: threading.Event) -> None:
-        """Follow until told to stop; a server that does not answer is told of at each look, and asked again."""
+        """Follow until ``stop`` is set; a server that does not answer is reported at each look, and asked again."""
         next_look = next_complaint = self._began
         while not stop.wait(_POLL.total_seconds()):
             try:
@@ -111,7 +110,7 @@ class Follower:
                     self._reached = True
 
     def _look(self, client: SyncPrefectClient) -> bool:
-        """Look at every schedule and tell of it; return whether this look counts, which the first ones may not yet."""
+        """Look at every schedule and report; return False for an early look at a server that may still be planning."""
         self._names = {one.id: name for name, one in _deployments(client, [one.name for one in self.offered]).items()}
         found = schedules(client, [one.name for one in self.offered if one.schedules], now())
         wrong = [one for one in found if one.wrong]
@@ -133,14 +132,14 @@ class Follower:
         running = FlowRunFilter(
             deployment_id=ours, state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
         )
-        # A little is seen twice, so that nothing falls between two looks of two clocks.
+        # The looks overlap: the server's clock may differ from this one.
         ended = FlowRunFilter(deployment_id=ours, end_time=FlowRunFilterEndTime(after_=self._seen_until - _OVERLAP))
         for run in client.read_flow_runs(flow_run_filter=running):
             if run.id not in self._running:
                 self._tell_of(run)
         done = client.read_flow_runs(flow_run_filter=ended, sort=FlowRunSort.END_TIME_DESC)
         for run in reversed(done):
-            # What had ended before is in the server's pages.
+            # Runs that ended before this began are in the server's pages.
             if run.id not in self._ended and run.end_time and run.end_time >= self._began:
                 self._tell_of(run)
         self._ended = {run.id for run in done}
@@ -156,11 +155,11 @@ class Follower:
 
 
 def said(run: FlowRun, address: str) -> str:
-    """Return in words how a run stands: begun, completed, or how it failed and where its log is."""
+    """Return the state of a run in words: begun, completed, or why it failed and where its log is."""
     took = human(run.total_run_time)
     message = (run.state.message if run.state else "") or ""
     if message.startswith(_PREFIX):
-        # Behind it stands the error's own name, and then its words.
+        # The name of the error's class comes first, then its message.
         message = message.removeprefix(_PREFIX).partition(": ")[2]
     if run.state_type is StateType.RUNNING:
         return f"began ({address})"
@@ -173,7 +172,7 @@ def said(run: FlowRun, address: str) -> str:
 
 
 def schedules(client: SyncPrefectClient, names: Sequence[str], at: datetime) -> tuple[Kept, ...]:
-    """Return how the schedule of each named deployment stands at a server, in the order of their next runs."""
+    """Return the state of each named deployment's schedule at a server, in the order of their next runs."""
     registered = _deployments(client, names)
     found = [_kept(client, name, registered.get(name), at) for name in names]
     return tuple(sorted(found, key=lambda one: (one.next or datetime.max.replace(tzinfo=UTC), one.name)))

@@ -1,4 +1,4 @@
-"""Tells the Prefect flow run's log what a run does, and the terminal of the server that started it."""
+"""Reports what a run does in the Prefect flow run's log, and on the terminal of the server that started it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TO_TERMINAL = "RECOUP_STEPS_TO_TERMINAL"
 
 
 class LogWatcher:
-    """Tells the Prefect flow run's log."""
+    """Reports in the flow run's log; steps and verdict on the terminal too, where ``recoup serve`` asks for it."""
 
     def begin(self, record: RecoveryRecord) -> None:
         get_run_logger().info("run %s on %s began", record.run_id, record.stack)
