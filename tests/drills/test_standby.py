@@ -39,7 +39,7 @@ def test_the_standby_takes_over_and_the_old_primary_follows_it(fault: Fault, pol
     record = drill_database.fn(DatabaseDrill(fault=fault, policy=policy, standby=True))
     assert (record.verdict, record.why) == (Verdict.RECOVERED, "every step ended well and every check passed")
     steps = [step.name for step in record.steps]
-    assert [name for name in steps if name in TAKEN_OVER] == TAKEN_OVER
+    assert [name for name in steps if name in TAKEN_OVER] == TAKEN_OVER, record.backup and record.backup.why
     # Users wait for the receiver only where each commit does.
     assert (steps.index("resume-receiving") < steps.index("check-as-user")) is (policy is Policy.ZERO_LOSS)
     # Whoever asks for the one that takes writes is served by it without being stopped.
