@@ -35,6 +35,7 @@ EVERY = timedelta(minutes=3)
 # A run begins seconds after its time; on a machine that is busy starting others, within a minute.
 LATE = timedelta(minutes=2)
 _POLL = timedelta(seconds=3)
+_SHOWN = 200
 _OVERLAP = timedelta(seconds=30)
 _PREFIX = "Flow run encountered an exception: "
 
@@ -102,7 +103,9 @@ class Follower:
                     self._tell_of_runs(client)
             except (httpx.HTTPError, RuntimeError) as error:
                 if now() >= max(next_complaint, self._began + self.patience):
-                    self.tell(f"NOTHING RUNS BY SCHEDULE: the Prefect server does not answer: {first_line(error)}")
+                    self.tell(
+                        f"NOTHING RUNS BY SCHEDULE: the Prefect server cannot be asked: {first_line(error)[:_SHOWN]}"
+                    )
                     self._reached, next_complaint = False, now() + self.every
             else:
                 if not self._reached:
