@@ -6,56 +6,37 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
-    DeploymentFilter,
-    DeploymentFilterName,
     FlowRunFilter,
     FlowRunFilterDeploymentId,
     FlowRunFilterEndTime,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments.runner import RunnerDeployment
+from prefect.exceptions import PrefectException
 from prefect.utilities.urls import url_for
 
+from deployments.schedules import in_state, registered_as, schedules
 from recoup.clock import human
 from recoup.errors import first_line
+from recoup.progress import plain
 from recoup.records import now
 
 # The server plans the runs of a deployment within seconds of its registration, and looks at all of them each minute.
 PATIENCE = timedelta(seconds=90)
 EVERY = timedelta(minutes=3)
-# A run begins seconds after its time; on a machine that is busy starting others, within a minute.
-LATE = timedelta(minutes=2)
 _POLL = timedelta(seconds=3)
 _SHOWN = 200
+# What Prefect's client raises where the server is away, refuses, or answers what no Prefect server answers.
+ANSWERS_OTHERWISE = (httpx.HTTPError, PrefectException, RuntimeError, ValueError, OSError)
 _OVERLAP = timedelta(seconds=30)
 _PREFIX = "Flow run encountered an exception: "
-
-
-@dataclass(frozen=True)
-class Kept:
-    """The schedule of one deployment: when it runs next, and what keeps it from running, if anything."""
-
-    name: str
-    next: datetime | None = None
-    wrong: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.wrong or f'{self.next:%Y-%m-%d %H:%M:%SZ}'}"
-
-
-@dataclass(frozen=True)
-class _Registered:
-    id: UUID
-    paused: bool
 
 
 @contextmanager
@@ -101,7 +82,7 @@ class Follower:
                     if now() >= next_look:
                         next_look = now() + (self.every if self._look(client) else _POLL)
                     self._tell_of_runs(client)
-            except (httpx.HTTPError, RuntimeError) as error:
+            except ANSWERS_OTHERWISE as error:
                 if now() >= max(next_complaint, self._began + self.patience):
                     self.tell(
                         f"NOTHING RUNS BY SCHEDULE: the Prefect server cannot be asked: {first_line(error)[:_SHOWN]}"
@@ -114,8 +95,8 @@ class Follower:
 
     def _look(self, client: SyncPrefectClient) -> bool:
         """Look at every schedule and report; return False for an early look at a server that may still be planning."""
-        self._names = {one.id: name for name, one in _deployments(client, [one.name for one in self.offered]).items()}
-        found = schedules(client, [one.name for one in self.offered if one.schedules], now())
+        self._names = {one.id: name for name, one in registered_as(client, [one.name for one in self.offered]).items()}
+        found = schedules(client, [one for one in self.offered if one.schedules], now(), self._began)
         wrong = [one for one in found if one.wrong]
         if wrong and self._well is None and now() - self._began < self.patience:
             return False
@@ -132,9 +113,7 @@ class Follower:
         if not self._names:
             return
         ours, at = FlowRunFilterDeploymentId(any_=list(self._names)), now()
-        running = FlowRunFilter(
-            deployment_id=ours, state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
-        )
+        running = FlowRunFilter(deployment_id=ours, state=in_state(StateType.RUNNING))
         # The looks overlap: the server's clock may differ from this one.
         ended = FlowRunFilter(deployment_id=ours, end_time=FlowRunFilterEndTime(after_=self._seen_until - _OVERLAP))
         for run in client.read_flow_runs(flow_run_filter=running):
@@ -164,49 +143,12 @@ def said(run: FlowRun, address: str) -> str:
     if message.startswith(_PREFIX):
         # The name of the error's class comes first, then its message.
         message = message.removeprefix(_PREFIX).partition(": ")[2]
+    message = "\n".join(plain(line) for line in message.strip().splitlines())
     if run.state_type is StateType.RUNNING:
         return f"began ({address})"
     if run.state_type is StateType.COMPLETED:
         return f"completed in {took}"
-    if run.state_type is StateType.CANCELLED and run.start_time is None:
+    if run.state_type is StateType.CANCELLED and not run.total_run_time:
         return f"not begun: {message}"
     state = run.state_type.value if run.state_type else "ENDED"
-    return f"{state} after {took}: {message.strip()}\nIts log: {address}"
-
-
-def schedules(client: SyncPrefectClient, names: Sequence[str], at: datetime) -> tuple[Kept, ...]:
-    """Return the state of each named deployment's schedule at a server, in the order of their next runs."""
-    registered = _deployments(client, names)
-    found = [_kept(client, name, registered.get(name), at) for name in names]
-    return tuple(sorted(found, key=lambda one: (one.next or datetime.max.replace(tzinfo=UTC), one.name)))
-
-
-def _kept(client: SyncPrefectClient, name: str, registered: _Registered | None, at: datetime) -> Kept:
-    if registered is None:
-        return Kept(name, wrong="the server does not know it: was it deleted? Start recoup serve again")
-    if registered.paused:
-        return Kept(name, wrong="its schedule is paused: resume it in the server's pages, under Deployments")
-    first = _first_run(client, registered.id)
-    if first is None:
-        return Kept(name, wrong="the server has planned no next run: its scheduler does not work; read its log")
-    if first < at - LATE:
-        return Kept(name, first, f"it was due at {first:%Y-%m-%d %H:%M:%SZ}, and nothing has begun it")
-    return Kept(name, first)
-
-
-def _first_run(client: SyncPrefectClient, deployment: UUID) -> datetime | None:
-    """Return when the first run is due that has not begun; None where none is planned."""
-    wanted = FlowRunFilter(
-        deployment_id=FlowRunFilterDeploymentId(any_=[deployment]),
-        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
-    )
-    found = client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=1)
-    return found[0].expected_start_time if found else None
-
-
-def _deployments(client: SyncPrefectClient, names: Sequence[str]) -> dict[str, _Registered]:
-    wanted = DeploymentFilter(name=DeploymentFilterName(any_=list(names)))
-    return {
-        one.name: _Registered(one.id, one.paused or not all(schedule.active for schedule in one.schedules))
-        for one in client.read_deployments(deployment_filter=wanted)
-    }
+    return f"{state} after {took}: {message}\nIts log: {address}"

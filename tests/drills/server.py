@@ -80,8 +80,14 @@ class Api:
         """Switch every schedule off and wait until nothing runs: of each job only one may, and a test starts it."""
         for deployment in self.post("/deployments/filter", {}):
             self.pause(str(deployment["name"]))
-        underway = {"flow_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING"]}}}}
-        eventually("nothing runs", lambda: not self.post("/flow_runs/filter", underway))
+        eventually("nothing runs", lambda: not self.underway())
+
+    def underway(self, deployment: str = "") -> list[dict[str, object]]:
+        """Give the runs that are under way, of one deployment or of all."""
+        runs: dict[str, object] = {"state": {"type": {"any_": ["PENDING", "RUNNING"]}}}
+        if deployment:
+            runs["deployment_id"] = {"any_": [deployment]}
+        return self.post("/flow_runs/filter", {"flow_runs": runs})
 
     def run(self, name: str, **changes: object) -> tuple[str, str, str]:
         """Start a deployment as the form does; gives the flow run's id, the state it ended in, and its message."""

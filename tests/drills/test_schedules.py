@@ -11,13 +11,15 @@ from pathlib import Path
 
 import httpx
 import pytest
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.deployments.runner import RunnerDeployment
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from deployments.served import Kept, schedules
+from deployments.catalog import deployments
+from deployments.schedules import Kept, end_dead_runs, schedules
 from recoup.catalog import Repository
 from recoup.plan import load_plan
-from recoup.process import Command, background
+from recoup.process import Command, background, run
 from recoup.records import now
 from tasks.sandbox import Sandbox, create, destroy
 from tasks.sandbox_process import free_ports
@@ -56,9 +58,20 @@ def api(home: Path, sandbox: Sandbox) -> Iterator[Api]:
         yield api
 
 
-def looked_at(url: str) -> dict[str, Kept]:
-    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
-        return {one.name: one for one in schedules(client, SCHEDULED, now())}
+@pytest.fixture(scope="module")
+def offered(sandbox: Sandbox) -> tuple[RunnerDeployment, ...]:
+    return deployments(sandbox.plan, load_plan(sandbox.plan))
+
+
+@contextmanager
+def client_of(api: Api) -> Iterator[SyncPrefectClient]:
+    with temporary_settings({PREFECT_API_URL: api.url}), get_client(sync_client=True) as client:
+        yield client
+
+
+def looked_at(api: Api, offered: tuple[RunnerDeployment, ...]) -> dict[str, Kept]:
+    with client_of(api) as client:
+        return {one.name: one for one in schedules(client, [one for one in offered if one.schedules], now(), now())}
 
 
 @pytest.mark.parametrize(("job", "store"), JOBS.items())
@@ -85,16 +98,64 @@ def test_what_is_scheduled_is_shown_with_its_next_run(api: Api) -> None:
     assert "WILL NOT RUN" not in api.said
 
 
-def test_a_schedule_that_is_paused_or_gone_is_told_with_what_to_do(api: Api) -> None:
+def test_a_schedule_that_is_paused_or_gone_is_told_with_what_to_do(
+    api: Api, offered: tuple[RunnerDeployment, ...]
+) -> None:
+    assert set(looked_at(api, offered)) == set(SCHEDULED)
     api.pause("validate")
     try:
-        found = looked_at(api.url)
+        found = looked_at(api, offered)
         assert "its schedule is paused: resume it" in found["validate"].wrong
         assert [one.wrong for name, one in found.items() if name != "validate"] == [""] * 4
     finally:
         api.pause("validate", active=True)
-    api.client.delete(f"/deployments/{api.deployment('prune-backups')['id']}").raise_for_status()
-    assert "Start recoup serve again" in looked_at(api.url)["prune-backups"].wrong
+    # A run that a hand has planned is none of the schedule's.
+    gone = api.deployment("prune-backups")
+    its = gone["schedules"]
+    assert isinstance(its, list)
+    api.client.delete(f"/deployments/{gone['id']}/schedules/{its[0]['id']}").raise_for_status()
+    later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2099-06-01T00:00:00Z"}}
+    api.post(f"/deployments/{gone['id']}/create_flow_run", {"state": later})
+    assert "its schedule was deleted" in looked_at(api, offered)["prune-backups"].wrong
+    api.client.delete(f"/deployments/{gone['id']}").raise_for_status()
+    assert "Start recoup serve again" in looked_at(api, offered)["prune-backups"].wrong
+
+
+def test_a_run_that_died_and_holds_the_place_of_the_next_is_told_and_can_be_ended(
+    api: Api, offered: tuple[RunnerDeployment, ...]
+) -> None:
+    """As a power cut leaves it: a run that is under way for the server, and that nothing runs."""
+    redis = api.deployment("back-up-redis")
+    eventually("none is under way", lambda: not api.underway(str(redis["id"])), SOON)
+    later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2099-06-01T00:00:00Z"}}
+    dead = api.post(f"/deployments/{redis['id']}/create_flow_run", {"state": later})[0]["id"]
+    # Forced the second time: it takes its place with the first, and its hour has not come.
+    for state, force in (("PENDING", False), ("RUNNING", True)):
+        answer = api.client.post(f"/flow_runs/{dead}/set_state", json={"state": {"type": state}, "force": force})
+        assert answer.json()["status"] == "ACCEPT", answer.text
+
+    def refused() -> bool:
+        return "holds its place: if it is dead, cancel it" in looked_at(api, offered)["back-up-redis"].wrong
+
+    eventually("it is told", refused, SOON)
+    eventually("the terminal says so", lambda: "back-up-redis: not begun: " in api.said, SOON)
+    told: list[str] = []
+    with client_of(api) as client:
+        end_dead_runs(client, [one for one in offered if one.name == "back-up-redis"], told.append)
+    assert [line.partition(" was cut off when recoup serve ended")[0][:27] for line in told] == [
+        "back-up-redis: the run of 2"
+    ]
+    ended = api.said.count("back-up-redis: completed in ")
+    eventually("the next one runs", lambda: api.said.count("back-up-redis: completed in ") > ended, SOON)
+    assert looked_at(api, offered)["back-up-redis"].wrong == ""
+
+
+def test_a_second_one_in_the_same_place_is_refused(api: Api, sandbox: Sandbox, home: Path) -> None:
+    argv = (sys.executable, "-m", "deployments.cli", "serve", "--plan", str(sandbox.plan), "--port", "1")
+    second = run(Command(argv, cwd=Path(__file__).resolve().parents[2]), timeout=SOON, check=False)
+    assert second.returncode == 2
+    assert "a recoup serve is running already" in second.stderr
+    assert "Traceback" not in second.stderr
 
 
 def test_a_run_that_failed_as_it_had_to_is_told_without_a_traceback(api: Api) -> None:
