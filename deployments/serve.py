@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -121,6 +121,18 @@ def _wait(url: str, limit: timedelta, alive: Callable[[], bool] | None = None, l
         time.sleep(0.3)
 
 
+@contextmanager
+def _prints_set_aside() -> Iterator[None]:
+    """Send what Prefect's runner prints, such as tracebacks of a lost server, to a file instead of the terminal."""
+    if os.environ.get("RECOUP_PREFECT_LOGS"):
+        yield
+        return
+    place = state_home() / "prefect"
+    place.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (place / "runner.log").open("a", encoding="utf-8") as log, redirect_stdout(log):
+        yield
+
+
 def _require_api(url: str) -> None:
     from prefect.client.orchestration import get_client
     from prefect.exceptions import PrefectHTTPStatusError
@@ -181,6 +193,7 @@ def _offer(plan: Path, url: str, *, own: bool) -> None:
                 while_it_serves.enter_context(shipping(spec.continuous.wal, copies, tell))
                 while_it_serves.enter_context(watching(server, tell, mending(loaded, stack, component, tell)))
         try:
+            while_it_serves.enter_context(_prints_set_aside())
             prefect.serve(*offered, print_starting_message=False, pause_on_shutdown=False)
         except (*ANSWERS_OTHERWISE, ExceptionGroup) as error:
             while isinstance(error, ExceptionGroup):
