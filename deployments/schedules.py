@@ -117,7 +117,7 @@ def _refused(client: SyncPrefectClient, deployment: UUID, since: datetime) -> st
     if newest is None or newest.state is None or _REFUSED not in (newest.state.message or ""):
         return ""
     underway = _runs(client, deployment, FlowRunSort.EXPECTED_START_TIME_ASC, *_UNDERWAY)
-    dead = [run for run in underway if run.start_time is None or run.start_time < since]
+    dead = [run for run in underway if (run.start_time or run.expected_start_time or since) < since]
     if underway and not dead:
         return ""
     if dead:
