@@ -148,9 +148,11 @@ def own(path: Path) -> Path:
 
 def _give(source: Path, target: Path) -> None:
     """Give the copies to whom the originals belong."""
-    for path in (source, *source.rglob("*")) if os.geteuid() == 0 else ():
-        stat = path.stat()
-        os.chown(target / path.relative_to(source), stat.st_uid, stat.st_gid)
+    for path in (target, *target.rglob("*")) if os.geteuid() == 0 else ():
+        original = source / path.relative_to(target)
+        # The receiver may have ended a segment since, and begun the next under another name.
+        stat = (original if original.exists() else original.parent).stat()
+        os.chown(path, stat.st_uid, stat.st_gid)
 
 
 def _argv(pid: int) -> bytes:
