@@ -18,7 +18,7 @@ from tasks.redis_backup import take_redis_backup
 from tasks.redis_restore import compare_with, find_redis_backup, restore_redis
 from tasks.redis_server import Mode, RedisServer
 from tests.docker.conftest import Sandbox
-from tests.redis_scratch import APPEND, scratch
+from tests.redis_scratch import APPEND, old_server, scratch
 from tests.stack_behaviour import REDIS, SOON, eventually
 
 PLAN = Path(__file__).resolve().parents[2] / "infra" / "plan.yaml"
@@ -128,7 +128,7 @@ def test_the_naive_way_restores_nothing_and_says_nothing(whole: ComposeStack, pl
 
 
 def test_a_set_of_version_6_is_the_same_in_version_8(whole: ComposeStack, plan: Plan, tmp_path: Path) -> None:
-    with scratch(tmp_path / "six", *APPEND) as six:
+    with scratch(tmp_path / "six", *APPEND, program=old_server()) as six:
         with six.client() as client:
             client.mset({f"key:{n}": f"value {n}" for n in range(500)})
             client.set(b"\x00binary\xff", bytes(range(256)))
